@@ -1,0 +1,3 @@
+//! The `lariat` command.
+
+fn main() {}
