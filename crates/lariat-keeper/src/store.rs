@@ -45,7 +45,7 @@ pub const STAGE_BYTES: usize = 4 * 1024;
 /// One call that moves at least this many bytes shows a service that writes fast.
 const GROW_AT: usize = 4 * 1024;
 /// One move of less than this, and the rest is left for a later call.
-const TRICKLE_BYTES: usize = 64 * 1024;
+const TRICKLE_BYTES: usize = 16 * 1024;
 /// The block in which bytes are copied or thrown away where splice(2) cannot be used.
 const BLOCK_BYTES: usize = 16 * 1024;
 /// Marks a record that counts dropped bytes; no time stamp has it before the year 2262.
@@ -183,6 +183,13 @@ enum Way {
     Copy,
 }
 
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Growth {
+    NotYet,
+    Done,
+    Refused,
+}
+
 /// Moves the output of one service from its pipe into its store.
 ///
 /// Dropping it writes an index record that is still due and closes the descriptors; bytes in the pipe stay there for
@@ -195,7 +202,7 @@ pub struct Drain {
     store: File,
     index: Option<File>,
     way: Way,
-    is_grown: bool,
+    growth: Growth,
     /// Bytes in the stage, as far as we know; the kernel's count settles every doubt.
     staged: usize,
     recorded_at: Option<Instant>,
@@ -221,7 +228,7 @@ impl Drain {
             store: File::from(store),
             index: index.map(File::from),
             way: Way::Splice,
-            is_grown: false,
+            growth: Growth::NotYet,
             staged,
             recorded_at: None,
             is_record_due: false,
@@ -266,7 +273,7 @@ impl Drain {
             }
             // A grown stage takes whatever the pipe holds. If that was little, the writer makes many small writes, and
             // coming back at once would cost it a wake-up for each of them.
-            let is_trickle = self.is_grown && done.total() > 0 && last < TRICKLE_BYTES;
+            let is_trickle = self.growth == Growth::Done && done.total() > 0 && last < TRICKLE_BYTES;
             if done.total() >= max_bytes || is_trickle {
                 break;
             }
@@ -278,8 +285,8 @@ impl Drain {
                 }
                 Ok(moved) => {
                     self.staged += moved;
-                    last = moved;
-                    self.grow_after(done.total() + moved);
+                    // A stage that was full says nothing about the pipe.
+                    last = if self.grow_after(done.total() + moved) { TRICKLE_BYTES } else { moved };
                 }
                 Err(Errno::INTR) => {}
                 // Empty, or a stage that is full although we believed it empty: settled by the kernel's count.
@@ -385,13 +392,15 @@ impl Drain {
         self.staged = files::pipe_fill(self.stage_read.as_fd()).unwrap_or(0);
     }
 
-    fn grow_after(&mut self, moved: usize) {
-        if !self.is_grown && moved >= GROW_AT {
-            self.is_grown = true;
-            // Refused when the user's pipes have used up their share: slower, but right.
-            let _ = files::resize_pipe(self.stage_write.as_fd(), PIPE_BYTES_GROWN);
-            let _ = files::resize_pipe(self.pipe.as_fd(), PIPE_BYTES_GROWN);
+    fn grow_after(&mut self, moved: usize) -> bool {
+        if self.growth != Growth::NotYet || moved < GROW_AT {
+            return false;
         }
+        // Refused when the user's pipes have used up their share: slower, but right.
+        let stage = files::resize_pipe(self.stage_write.as_fd(), PIPE_BYTES_GROWN);
+        let _ = files::resize_pipe(self.pipe.as_fd(), PIPE_BYTES_GROWN);
+        self.growth = if stage.is_ok() { Growth::Done } else { Growth::Refused };
+        true
     }
 
     fn record(&mut self, done: &Drained) {
@@ -520,7 +529,7 @@ mod tests {
         }
         flood.join().unwrap();
         assert_eq!(moved, 4_000_000);
-        assert!(bench.drain.is_grown);
+        assert_eq!(bench.drain.growth, Growth::Done);
         drop(bench.dir);
     }
 
