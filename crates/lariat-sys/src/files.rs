@@ -45,6 +45,14 @@ pub fn splice_to_file(pipe: impl AsFd, file: impl AsFd, max: usize) -> Result<us
     rustix::io::retry_on_intr(|| rustix::pipe::splice(pipe, None, file, None, max, flags))
 }
 
+/// Gives a pipe another size in bytes; what is in it stays (`F_SETPIPE_SZ`).
+///
+/// # Errors
+/// [`Errno::PERM`] when the pipes of this user hold as much as they may; [`Errno::BUSY`] when more is in it than fits.
+pub fn resize_pipe(pipe: impl AsFd, bytes: usize) -> Result<()> {
+    rustix::pipe::fcntl_setpipe_size(pipe, bytes).map(drop)
+}
+
 /// Returns how many bytes wait in a pipe (`FIONREAD`).
 pub fn pipe_fill(pipe: impl AsFd) -> Result<usize> {
     rustix::io::ioctl_fionread(pipe).map(|bytes| usize::try_from(bytes).unwrap_or(usize::MAX))
