@@ -1,5 +1,7 @@
 //! Pipes, splicing at a shared offset, locks over exec, directories that are ours alone.
 
+#![allow(clippy::unwrap_used, reason = "a test ends at the first surprise")]
+
 mod support;
 
 use std::fs::{self, File, Permissions};

@@ -1,5 +1,7 @@
 //! The kernel's two ways to name listeners agree, and holders are found.
 
+#![allow(clippy::unwrap_used, reason = "a test ends at the first surprise")]
+
 mod support;
 
 use std::collections::BTreeSet;
