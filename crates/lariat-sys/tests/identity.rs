@@ -14,7 +14,7 @@ use lariat_sys::reap::{self, Exit};
 use lariat_sys::signal::Signal;
 use lariat_sys::spawn::SpawnOptions;
 
-use support::{Guard, eventually, fixture, shell};
+use support::{Guard, eventually, fixture, shell, skip};
 
 fixtures!(main_thread_ends);
 
@@ -97,7 +97,7 @@ fn a_reused_number_is_not_opened() {
             unsafe { libc::pause() };
         },
         -1 => {
-            println!("skipped: choosing a pid is not allowed: {}", std::io::Error::last_os_error());
+            skip(&format!("choosing a pid is not allowed: {}", std::io::Error::last_os_error()));
             return;
         }
         pid => assert_eq!(pid, i64::from(old.pid)),

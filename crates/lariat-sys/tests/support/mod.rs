@@ -29,6 +29,12 @@ pub(crate) fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
     }
 }
 
+/// Says what a test leaves out, and why.
+#[allow(clippy::print_stdout, reason = "a skip is never silent")]
+pub(crate) fn skip(what: &str) {
+    println!("skipped: {what}");
+}
+
 /// Returns a program with these arguments and a small environment.
 pub(crate) fn program(argv: &[&str]) -> Program {
     Program {
