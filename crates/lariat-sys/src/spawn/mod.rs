@@ -5,7 +5,8 @@
 //!
 //! The child is made as posix_spawn(3) makes it: it shares the parent's memory and the parent sleeps until it has
 //! called exec. That is fast whatever the parent's size, but the child must not touch anything that it could break.
-//! Handles HAZARD(child-in-our-memory), HAZARD(parent-death-signal-race), HAZARD(slot-overlap).
+//! Handles HAZARD(child-in-our-memory), HAZARD(parent-death-signal-race), HAZARD(slot-overlap),
+//! HAZARD(vfork-stall).
 
 use std::ffi::{CString, c_char};
 use std::fmt;
@@ -163,7 +164,10 @@ pub struct Child {
     pub pidfd: PidFd,
 }
 
-/// Starts a program and returns once it is executing it.
+/// Starts a process and returns once it has taken on its program, so that nothing can fail any more.
+///
+/// HAZARD(exec-not-finished): for a moment after that the kernel still closes its close-on-exec descriptors and lays out
+/// its arguments: a look into `/proc` may find the former there and the latter empty.
 ///
 /// Blocks for as long as the kernel takes to execute it: a program on a dead network file system can hold up the calling
 /// thread (HAZARD(vfork-stall)). The process must not ignore CHLD, or the child could be gone before it is named.
