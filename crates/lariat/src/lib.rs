@@ -1,1 +1,4 @@
 //! Not written yet.
+
+pub mod service;
+pub mod shutdown;
