@@ -1,4 +1,5 @@
 //! Not written yet.
 
+pub mod event;
 pub mod service;
 pub mod shutdown;

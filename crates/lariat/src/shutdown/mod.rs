@@ -3,3 +3,4 @@
 //! What is decided here is pure; [`crate::supervisor`] carries it out.
 
 pub mod plan;
+pub mod report;
