@@ -3,3 +3,4 @@
 pub mod event;
 pub mod service;
 pub mod shutdown;
+pub mod supervisor;

@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 use lariat_sys::reap::Exit;
 
 use super::restart::{self, History, Outcome, Verdict};
-use super::spec::{RestartSpec, StopSpec};
+use super::spec::{Condition, RestartSpec, StopSpec};
 
 /// How long after the end of the grace period a keeper may stay silent until it is killed and its work taken over:
 /// the longest that it kills by its own rules, and some time for the answer.
@@ -293,12 +293,6 @@ impl Machine {
         self.is_ready && self.state == State::Up
     }
 
-    /// Returns whether its leader was spawned since it was last asked for.
-    #[must_use]
-    pub fn has_started(&self) -> bool {
-        self.has_started
-    }
-
     /// Returns how its last life ended; absent before the first end.
     #[must_use]
     pub fn last_end(&self) -> Option<End> {
@@ -316,6 +310,16 @@ impl Machine {
     pub fn has_completed(&self) -> bool {
         let success = |end: End| matches!(end.cause, Cause::Exited(exit) if exit.is_success());
         self.state == State::Down && self.last_end.is_some_and(success)
+    }
+
+    /// Returns whether this holds of it now. Without a check of its own, ready means started.
+    #[must_use]
+    pub fn holds(&self, condition: Condition) -> bool {
+        match condition {
+            Condition::Ready if self.policy.has_ready_check => self.is_ready(),
+            Condition::Ready | Condition::Started => self.has_started,
+            Condition::Completed => self.has_completed(),
+        }
     }
 
     /// Returns when to come back with [`Event::Woke`], if nothing happens before.

@@ -215,7 +215,7 @@ fn every_state_knows_every_event() {
 #[test]
 fn a_life_with_readiness_then_a_stop() {
     let mut bench = Bench::new(policy(RestartWhen::Always)).steps(&UP);
-    assert!(bench.machine.has_started() && !bench.machine.is_ready());
+    assert!(bench.machine.holds(Condition::Started) && !bench.machine.is_ready());
     bench.step(Event::ReadySeen);
     assert!(bench.machine.is_ready());
     assert_eq!(bench.step(STOP), [Action::OrderStop { grace: SHORT }]);
