@@ -1,5 +1,6 @@
 //! Not written yet.
 
+pub mod api;
 pub mod event;
 pub mod service;
 pub mod shutdown;
