@@ -170,7 +170,7 @@ pub struct Child {
 /// # Errors
 /// The first step that failed; the process is gone and reaped then.
 pub fn spawn(program: &Program, options: &SpawnOptions) -> std::result::Result<Child, SpawnError> {
-    let (pid, descriptor) = start(program, options)?;
+    let (pid, descriptor) = start(program, options, How::usual())?;
     let pidfd = PidFd::from_owned(descriptor);
     // The child is unreaped, so its number cannot be anybody else's.
     match Identity::of(pid) {
@@ -185,8 +185,32 @@ pub fn spawn(program: &Program, options: &SpawnOptions) -> std::result::Result<C
     }
 }
 
+/// What a spawn takes from its surroundings, so that the tests can choose other ones.
+#[derive(Clone, Copy)]
+struct How {
+    /// The ways to make a child, in order; the next one is taken where the kernel does not know one.
+    ways: &'static [libc::c_int],
+    /// The pid that the child must have as its parent.
+    parent: i32,
+}
+
+impl How {
+    fn usual() -> How {
+        How { ways: &WAYS, parent: crate::process::pid() }
+    }
+}
+
+/// The child in our memory; and a copy, slower and otherwise the same, for sandboxes that emulate a kernel and refuse to
+/// share memory between processes. In both the parent sleeps until the child has executed its program.
+const WAYS: [libc::c_int; 2] =
+    [libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PIDFD, libc::CLONE_VFORK | libc::CLONE_PIDFD];
+
 /// Clones the child and lets it run until it has executed the program or failed.
-fn start(program: &Program, options: &SpawnOptions) -> std::result::Result<(i32, OwnedFd), SpawnError> {
+fn start(
+    program: &Program,
+    options: &SpawnOptions,
+    how: How,
+) -> std::result::Result<(i32, OwnedFd), SpawnError> {
     let failure = |step| move |errno| SpawnError { step, errno };
     let prepare = failure(SpawnStep::Prepare);
     let file = program.file.as_ref().or(program.argv.first()).ok_or(Errno::INVAL).map_err(prepare)?;
@@ -215,13 +239,13 @@ fn start(program: &Program, options: &SpawnOptions) -> std::result::Result<(i32,
         env: env.as_ptr(),
         dir: program.dir.as_deref(),
         options,
-        parent: crate::process::pid(),
+        parent: how.parent,
         moves: &mut moves,
         close: &close,
         stray: stray.as_deref(),
         report: memory.report(),
     };
-    let cloned = clone(&mut memory, &mut order);
+    let cloned = clone(how.ways, &mut memory, &mut order);
     let (pid, descriptor) = cloned.map_err(failure(SpawnStep::Clone))?;
     match memory.report_text() {
         None => Ok((pid, descriptor)),
@@ -236,16 +260,17 @@ fn start(program: &Program, options: &SpawnOptions) -> std::result::Result<(i32,
 }
 
 /// Makes the child and sleeps until it has executed a program or exited.
-fn clone(memory: &mut ChildMemory, order: &mut Order<'_>) -> Result<(i32, OwnedFd)> {
+fn clone(ways: &[libc::c_int], memory: &mut ChildMemory, order: &mut Order<'_>) -> Result<(i32, OwnedFd)> {
     // HAZARD(child-in-our-memory): a handler that runs in the child would change the parent's memory. Everything is
     // blocked, the signals of the C library included, until the child has made all dispositions harmless.
     let mask = crate::signal::change_mask(libc::SIG_SETMASK, SignalSet::full());
-    let shared = libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PIDFD;
-    // Sandboxes that emulate the kernel may refuse shared memory; a copy does the same, slower.
-    let cloned = match clone_with(shared, memory, order) {
-        Err(Errno::INVAL | Errno::NOSYS | Errno::PERM) => clone_with(shared & !libc::CLONE_VM, memory, order),
-        cloned => cloned,
-    };
+    let mut cloned = Err(Errno::NOSYS);
+    for way in ways {
+        cloned = clone_with(*way, memory, order);
+        if !matches!(cloned, Err(Errno::INVAL | Errno::NOSYS | Errno::PERM)) {
+            break;
+        }
+    }
     crate::signal::change_mask(libc::SIG_SETMASK, mask);
     cloned
 }
@@ -310,6 +335,65 @@ pub unsafe fn fork() -> Result<Option<Forked>> {
             unsafe { libc::kill(pid, libc::SIGKILL) };
             collect(pid);
             Err(errno)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::reap::{self, Exit};
+
+    fn shell(script: &str) -> Program {
+        let words = ["/bin/sh", "-c", script];
+        Program { argv: words.map(|word| CString::new(word).unwrap()).to_vec(), ..Program::default() }
+    }
+
+    fn exit(program: &Program, options: &SpawnOptions, how: How) -> std::result::Result<Exit, SpawnError> {
+        let (pid, descriptor) = start(program, options, how)?;
+        assert_eq!(PidFd::from_owned(descriptor).wait_exit(None), Ok(true));
+        Ok(reap::reap(pid).unwrap().unwrap().0)
+    }
+
+    #[test]
+    fn every_way_starts_programs_and_reports_failures() {
+        let options = SpawnOptions { new_session: true, ..SpawnOptions::default() };
+        for way in WAYS.chunks(1) {
+            let how = How { ways: way, ..How::usual() };
+            assert_eq!(exit(&shell("exit 7"), &options, how), Ok(Exit::Code(7)));
+            let missing = Program { file: Some(c"/missing".to_owned()), ..shell("") };
+            let error = SpawnError { step: SpawnStep::Exec, errno: Errno::NOENT };
+            assert_eq!(exit(&missing, &options, how), Err(error));
+            assert_eq!(reap::peek(), Err(Errno::CHILD), "a failed spawn left a child");
+        }
+    }
+
+    #[test]
+    fn a_way_that_the_kernel_refuses_is_passed_over() {
+        // CLONE_SIGHAND without CLONE_VM is invalid by definition.
+        let how = How { ways: &[libc::CLONE_SIGHAND, WAYS[0]], ..How::usual() };
+        assert_eq!(exit(&shell("exit 3"), &SpawnOptions::default(), how), Ok(Exit::Code(3)));
+        let how = How { ways: &[libc::CLONE_SIGHAND], ..How::usual() };
+        let error = SpawnError { step: SpawnStep::Clone, errno: Errno::INVAL };
+        assert_eq!(exit(&shell(""), &SpawnOptions::default(), how), Err(error));
+    }
+
+    #[test]
+    fn a_parent_that_is_gone_is_noticed() {
+        // As if the parent had died before the child set its parent-death signal: its parent is somebody else now.
+        let how = How { parent: crate::process::pid() + 1, ..How::usual() };
+        let options = SpawnOptions { parent_death: Some(Signal::TERM), ..SpawnOptions::default() };
+        let error = SpawnError { step: SpawnStep::ParentDeath, errno: Errno::SRCH };
+        assert_eq!(exit(&shell(""), &options, how), Err(error));
+    }
+
+    #[test]
+    fn steps_have_one_number_each() {
+        for step in SpawnStep::ALL {
+            assert_eq!(SpawnStep::from_number(step.number()), Some(step));
+        }
+        for number in [i32::MIN, -1, 0, SpawnStep::ALL.len() as i32 + 1, i32::MAX] {
+            assert_eq!(SpawnStep::from_number(number), None);
         }
     }
 }
