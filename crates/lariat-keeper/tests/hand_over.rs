@@ -3,6 +3,8 @@
 //!
 //! The seed of the moments is printed; `LARIAT_TEST_SEED` sets it.
 
+#![allow(clippy::unwrap_used, clippy::print_stdout, missing_docs, reason = "a test")]
+
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -32,7 +34,8 @@ fn draining_process() {
     let store = std::io::stdin().as_fd().try_clone_to_owned().unwrap();
     let mut drain = Drain::new(pipe, stage, store, None).unwrap();
     while !drain.drain(1 << 20).is_closed {
-        let mut polled = [rustix::event::PollFd::from_borrowed_fd(drain.pipe(), rustix::event::PollFlags::IN)];
+        let mut polled =
+            [rustix::event::PollFd::from_borrowed_fd(drain.pipe(), rustix::event::PollFlags::IN)];
         rustix::event::poll(&mut polled, None).unwrap();
     }
 }

@@ -4,3 +4,4 @@ pub mod clock;
 pub mod ledger;
 pub mod logs;
 pub mod ports;
+pub mod process;
