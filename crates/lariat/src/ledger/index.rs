@@ -47,7 +47,8 @@ impl UserDirs {
     pub fn socket(&self, run: &RunId) -> Result<PathBuf, LedgerError> {
         let name = format!("{run}.sock");
         let fits = |path: &Path| path.as_os_str().len() <= SOCKET_PATH_MAX;
-        let preferred = self.runtime.as_ref().filter(|path| path.is_absolute()).map(|path| path.join("lariat"));
+        let preferred =
+            self.runtime.as_ref().filter(|path| path.is_absolute()).map(|path| path.join("lariat"));
         if let Some(directory) = preferred
             && fits(&directory.join(&name))
             && private_dir(&directory).is_ok()
@@ -97,7 +98,8 @@ impl RunIndex {
         }
         private_dir(&self.directory)?;
         let path = self.path(&entry.run);
-        let text = serde_json::to_string(entry).map_err(|cause| error("write", &path, io::Error::other(cause)))?;
+        let text =
+            serde_json::to_string(entry).map_err(|cause| error("write", &path, io::Error::other(cause)))?;
         let new = path.with_extension("new");
         fs::write(&new, text + "\n").map_err(|cause| error("write", &new, cause))?;
         fs::rename(&new, &path).map_err(|cause| error("rename", &new, cause))
@@ -162,7 +164,11 @@ mod tests {
         entries.sort_by(|a, b| a.run.cmp(&b.run));
         entries.iter().for_each(|entry| index.add(entry).unwrap());
         std::fs::write(dir.path().join("state/lariat/runs/0123456789abcdef"), "{\"run\":").unwrap();
-        std::fs::write(dir.path().join("state/lariat/runs/other"), serde_json::to_string(&entries[0]).unwrap()).unwrap();
+        std::fs::write(
+            dir.path().join("state/lariat/runs/other"),
+            serde_json::to_string(&entries[0]).unwrap(),
+        )
+        .unwrap();
         assert_eq!(index.list().unwrap(), entries);
         index.remove(&entries[0].run).unwrap();
         index.remove(&entries[0].run).unwrap();
@@ -188,7 +194,9 @@ mod tests {
         use std::os::unix::fs::PermissionsExt;
         let dir = tempfile::tempdir().unwrap();
         let run = RunId::new_random().unwrap();
-        let at = |runtime: PathBuf| UserDirs { runtime: Some(runtime), ..UserDirs::default() }.socket(&run).unwrap();
+        let at = |runtime: PathBuf| {
+            UserDirs { runtime: Some(runtime), ..UserDirs::default() }.socket(&run).unwrap()
+        };
         assert_eq!(at(dir.path().to_owned()), dir.path().join(format!("lariat/{run}.sock")));
 
         let user = lariat_sys::process::effective_user();

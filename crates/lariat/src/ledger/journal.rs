@@ -21,7 +21,8 @@ use super::{LedgerError, StateDir, read_limited};
 pub const EVENTS_BYTES_MAX: u64 = 8 << 20;
 /// The size of `ends.jsonl` in bytes at which the next run begins a new one.
 pub const ENDS_BYTES_MAX: u64 = 1 << 20;
-const EVENTS: Journal = Journal { file: "events.jsonl", previous: "events.prev.jsonl", limit: EVENTS_BYTES_MAX };
+const EVENTS: Journal =
+    Journal { file: "events.jsonl", previous: "events.prev.jsonl", limit: EVENTS_BYTES_MAX };
 const ENDS: Journal = Journal { file: "ends.jsonl", previous: "ends.prev.jsonl", limit: ENDS_BYTES_MAX };
 
 /// Lines that were read, oldest first.
@@ -78,7 +79,8 @@ impl Journal {
             return Ok(Lines { records: Vec::new(), skipped: 0 });
         };
         // Others append while we read, and the limit is looked at only between lines.
-        let bytes = read_limited(file, 2 * self.limit).map_err(|cause| state.error("read", self.file, cause))?;
+        let bytes =
+            read_limited(file, 2 * self.limit).map_err(|cause| state.error("read", self.file, cause))?;
         Ok(parse(&bytes))
     }
 }

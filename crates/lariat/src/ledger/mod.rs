@@ -195,9 +195,11 @@ impl StateDir {
     fn open_file(&self, name: impl AsRef<OsStr>, flags: OFlags) -> Result<File, LedgerError> {
         let name = name.as_ref();
         let flags = flags | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NOCTTY;
-        rustix::io::retry_on_intr(|| rustix::fs::openat(self.directory.as_fd(), name, flags, Mode::from_raw_mode(0o600)))
-            .map(File::from)
-            .map_err(|errno| self.error("open", name, errno.into()))
+        rustix::io::retry_on_intr(|| {
+            rustix::fs::openat(self.directory.as_fd(), name, flags, Mode::from_raw_mode(0o600))
+        })
+        .map(File::from)
+        .map_err(|errno| self.error("open", name, errno.into()))
     }
 
     /// Opens a file in the directory for reading; `None` if there is none.
@@ -249,7 +251,10 @@ mod tests {
         symlink(elsewhere.path(), root.path().join(STATE_DIR)).unwrap();
         for result in [StateDir::create(root.path()).map(drop), StateDir::open(root.path()).map(drop)] {
             let error = result.unwrap_err();
-            assert!(matches!(&error, LedgerError::Directory { problem: DirProblem::NotADirectory, .. }), "{error}");
+            assert!(
+                matches!(&error, LedgerError::Directory { problem: DirProblem::NotADirectory, .. }),
+                "{error}"
+            );
             let text = error.to_string();
             assert!(text.contains(".lariat cannot be used: ") && text.ends_with("move it away"), "{text}");
         }
@@ -263,7 +268,10 @@ mod tests {
         std::fs::create_dir(&path).unwrap();
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o770)).unwrap();
         let error = StateDir::create(root.path()).unwrap_err();
-        assert!(matches!(error, LedgerError::Directory { problem: DirProblem::Mode { mode: 0o770 }, .. }), "{error}");
+        assert!(
+            matches!(error, LedgerError::Directory { problem: DirProblem::Mode { mode: 0o770 }, .. }),
+            "{error}"
+        );
     }
 
     #[test]
@@ -276,7 +284,10 @@ mod tests {
             return;
         }
         let error = StateDir::create(root.path()).unwrap_err();
-        assert!(matches!(error, LedgerError::Directory { problem: DirProblem::Owner { owner: 12_345 }, .. }), "{error}");
+        assert!(
+            matches!(error, LedgerError::Directory { problem: DirProblem::Owner { owner: 12_345 }, .. }),
+            "{error}"
+        );
     }
 
     #[test]

@@ -13,10 +13,6 @@ use serde::{Deserialize, Serialize};
 
 /// The version of the format that this lariat writes.
 pub const LEDGER_VERSION: u32 = 1;
-/// The variable that marks every process of a run.
-pub const RUN_MARKER: &str = "LARIAT_RUN";
-/// The variable that names the service of a process.
-pub const SERVICE_MARKER: &str = "LARIAT_SERVICE";
 
 /// The name of one run: 16 lower-case hexadecimal digits.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
@@ -43,12 +39,6 @@ impl RunId {
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
-    }
-
-    /// Returns the entry that marks the run's processes in their environment: `LARIAT_RUN=…`.
-    #[must_use]
-    pub fn marker(&self) -> String {
-        format!("{RUN_MARKER}={}", self.0)
     }
 }
 
@@ -113,7 +103,9 @@ mod path_text {
         text.serialize(serializer)
     }
 
-    pub(super) fn deserialize<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<PathBuf, D::Error> {
+    pub(super) fn deserialize<'de, D: serde::Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<PathBuf, D::Error> {
         Ok(match PathText::deserialize(deserializer)? {
             PathText::Text(text) => PathBuf::from(text),
             PathText::Bytes(bytes) => PathBuf::from(OsString::from_vec(bytes)),
@@ -396,7 +388,8 @@ mod tests {
         assert_eq!(end.exit, Some(ExitRecord::Code(3)));
         assert_eq!(end.left[0].reason, "permission denied");
         assert_eq!(serde_json::to_string(&end).unwrap(), line, "the documented order of fields");
-        let short = r#"{"run":"0123456789abcdef","service":"web","keeper":12,"leader":null,"exit":{"signal":9}}"#;
+        let short =
+            r#"{"run":"0123456789abcdef","service":"web","keeper":12,"leader":null,"exit":{"signal":9}}"#;
         let end: EndRecord = serde_json::from_str(short).unwrap();
         assert_eq!((end.leader, end.exit), (None, Some(ExitRecord::Signal(9))));
     }

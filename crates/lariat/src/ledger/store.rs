@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use rustix::fs::{AtFlags, OFlags};
 
 use super::lock::RunLock;
-use super::record::{LEDGER_VERSION, RunRecord};
+use super::record::{LEDGER_VERSION, RunId, RunRecord};
 use super::{LedgerError, StateDir, read_limited};
 
 /// The name of the ledger in the state directory.
@@ -38,6 +38,8 @@ pub enum Loaded {
     Damaged {
         /// Why, with line and column.
         problem: String,
+        /// The run's id, where that much can still be read: its processes carry it.
+        run: Option<RunId>,
         /// Where it was set aside, if it was.
         set_aside: Option<PathBuf>,
     },
@@ -56,8 +58,24 @@ pub fn parse(bytes: &[u8]) -> Loaded {
             Loaded::Newer { version, record: record.ok().map(Box::new) }
         }
         (_, Ok(record)) => Loaded::Record(Box::new(record)),
-        (_, Err(problem)) => Loaded::Damaged { problem: problem.to_string(), set_aside: None },
+        (_, Err(problem)) => damaged(problem.to_string(), bytes),
     }
+}
+
+fn damaged(problem: String, bytes: &[u8]) -> Loaded {
+    Loaded::Damaged { problem, run: salvage_run(bytes), set_aside: None }
+}
+
+/// Finds the run's id in what is left of a ledger.
+fn salvage_run(bytes: &[u8]) -> Option<RunId> {
+    let key = b"\"run\"";
+    let rest = memchr::memmem::find_iter(bytes, key).map(|at| &bytes[at + key.len()..]);
+    rest.filter_map(|rest| {
+        let value = rest.trim_ascii_start().strip_prefix(b":")?.trim_ascii_start().strip_prefix(b"\"")?;
+        let text = value.get(..16).filter(|_| value.get(16) == Some(&b'"'))?;
+        RunId::try_from(String::from_utf8_lossy(text).into_owned()).ok()
+    })
+    .next()
 }
 
 /// Reads the ledger and changes nothing.
@@ -66,10 +84,10 @@ pub fn parse(bytes: &[u8]) -> Loaded {
 /// When the file is there and cannot be read.
 pub fn load(state: &StateDir) -> Result<Loaded, LedgerError> {
     let Some(file) = state.open_existing(LEDGER_FILE)? else { return Ok(Loaded::Absent) };
-    let bytes = read_limited(file, LEDGER_BYTES_MAX + 1).map_err(|cause| state.error("read", LEDGER_FILE, cause))?;
+    let bytes =
+        read_limited(file, LEDGER_BYTES_MAX + 1).map_err(|cause| state.error("read", LEDGER_FILE, cause))?;
     if bytes.len() as u64 > LEDGER_BYTES_MAX {
-        let problem = format!("larger than {LEDGER_BYTES_MAX} bytes");
-        return Ok(Loaded::Damaged { problem, set_aside: None });
+        return Ok(damaged(format!("larger than {LEDGER_BYTES_MAX} bytes"), &bytes));
     }
     Ok(parse(&bytes))
 }
@@ -79,10 +97,13 @@ pub fn load(state: &StateDir) -> Result<Loaded, LedgerError> {
 /// # Errors
 /// As [`load`], and when it cannot be renamed.
 pub fn load_and_set_aside(state: &StateDir, _lock: &RunLock) -> Result<Loaded, LedgerError> {
-    let Loaded::Damaged { problem, .. } = load(state)? else { return load(state) };
+    let (problem, run) = match load(state)? {
+        Loaded::Damaged { problem, run, .. } => (problem, run),
+        loaded => return Ok(loaded),
+    };
     let name = format!("{LEDGER_FILE}.damaged-{}", crate::clock::unix_millis());
     state.rename(LEDGER_FILE, &name)?;
-    Ok(Loaded::Damaged { problem, set_aside: Some(state.path().join(name)) })
+    Ok(Loaded::Damaged { problem, run, set_aside: Some(state.path().join(name)) })
 }
 
 /// Replaces the ledger. Returns when it is on the disk.
@@ -113,14 +134,15 @@ pub(super) fn replace(state: &StateDir, record: &RunRecord) -> Result<(), Ledger
 #[cfg(test)]
 mod tests {
     use super::super::lock::try_acquire;
-    use super::super::record::{RecordedState, RunId, ServiceRecord};
+    use super::super::record::{RecordedState, ServiceRecord};
     use super::*;
     use proptest::prelude::*;
     use std::path::Path;
 
     fn record() -> RunRecord {
         let run = RunId::new_random().unwrap();
-        let mut record = RunRecord::begin(run, "shop", Path::new("/home/me/shop"), Path::new("/run/s.sock")).unwrap();
+        let mut record =
+            RunRecord::begin(run, "shop", Path::new("/home/me/shop"), Path::new("/run/s.sock")).unwrap();
         record.services.push(ServiceRecord {
             name: "web".into(),
             state: RecordedState::Ready,
@@ -210,7 +232,24 @@ mod tests {
         assert!(count > 0);
     }
 
-    fn damaged() -> impl Strategy<Value = Vec<u8>> {
+    #[test]
+    fn a_cut_ledger_still_says_which_run_it_was() {
+        let record = record();
+        for text in [serde_json::to_string(&record).unwrap(), serde_json::to_string_pretty(&record).unwrap()]
+        {
+            let Loaded::Damaged { run, .. } = parse(&text.as_bytes()[..text.len() / 2]) else {
+                panic!("{text}")
+            };
+            assert_eq!(run, Some(record.run.clone()));
+        }
+        for text in
+            ["{\"run\"", "{\"run\": \"0123", "\"run\":\"0123456789ABCDEF\"", "{\"run\":\"0123456789abcdef"]
+        {
+            assert!(matches!(parse(text.as_bytes()), Loaded::Damaged { run: None, .. }), "{text}");
+        }
+    }
+
+    fn damage() -> impl Strategy<Value = Vec<u8>> {
         let whole = serde_json::to_vec(&record()).unwrap();
         let length = whole.len();
         (0..length, 0..length, any::<u8>(), any::<bool>()).prop_map(move |(cut, at, byte, is_cut)| {
@@ -223,7 +262,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_bytes_make_the_reader_panic(bytes in prop_oneof![prop::collection::vec(any::<u8>(), 0..200), damaged()]) {
+        fn no_bytes_make_the_reader_panic(bytes in prop_oneof![prop::collection::vec(any::<u8>(), 0..200), damage()]) {
             let _ = parse(&bytes);
         }
     }

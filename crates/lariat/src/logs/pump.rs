@@ -207,7 +207,8 @@ impl Pump {
     pub fn start() -> Result<Self, PumpError> {
         let wake = new_event().map_err(PumpError::at("eventfd"))?;
         let set = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(PumpError::at("epoll"))?;
-        epoll::add(&set, &wake, EventData::new_u64(REQUESTS), EventFlags::IN).map_err(PumpError::at("epoll"))?;
+        epoll::add(&set, &wake, EventData::new_u64(REQUESTS), EventFlags::IN)
+            .map_err(PumpError::at("epoll"))?;
         let shared = Arc::new(Shared {
             wake,
             requests: Mutex::default(),
@@ -253,7 +254,8 @@ impl Pump {
     /// When there are too many open files.
     pub fn bell(&self) -> Result<Arc<Bell>, PumpError> {
         let event = new_event().map_err(PumpError::at("eventfd"))?;
-        let bell = Arc::new(Bell { event, is_wanted: AtomicBool::new(true), is_rung: AtomicBool::new(false) });
+        let bell =
+            Arc::new(Bell { event, is_wanted: AtomicBool::new(true), is_rung: AtomicBool::new(false) });
         lock(&self.shared.bells).push(Arc::downgrade(&bell));
         Ok(bell)
     }
@@ -365,7 +367,10 @@ impl Work {
     }
 
     fn next_due(&self) -> Option<Instant> {
-        self.pipes.values().filter_map(|pipe| if let Rest::Until(due) = pipe.rest { Some(due) } else { None }).min()
+        self.pipes
+            .values()
+            .filter_map(|pipe| if let Rest::Until(due) = pipe.rest { Some(due) } else { None })
+            .min()
     }
 
     fn serve_requests(&mut self) -> bool {
@@ -488,7 +493,11 @@ mod tests {
             if is_so() {
                 return;
             }
-            assert_ne!(poll(&mut [PollFd::new(bell, PollFlags::IN)], Some(deadline)), Ok(0), "waited in vain until {what}");
+            assert_ne!(
+                poll(&mut [PollFd::new(bell, PollFlags::IN)], Some(deadline)),
+                Ok(0),
+                "waited in vain until {what}"
+            );
         }
     }
 
