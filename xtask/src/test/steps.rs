@@ -70,7 +70,8 @@ pub(super) fn run_tests(
         let args = ["test", "--workspace", "--locked", "--no-fail-fast", "--lib", "--bins", "--tests"];
         counted(arrange(session.cargo(&args).env(SKIPS_VARIABLE, skips)), libtest_counts)?
     };
-    let lines: BTreeSet<String> = fs::read_to_string(skips)?.lines().map(|line| line.trim_start_matches("SKIP: ").to_owned()).collect();
+    let lines: BTreeSet<String> =
+        fs::read_to_string(skips)?.lines().map(|line| line.trim_start_matches("SKIP: ").to_owned()).collect();
     // A test that wrote down its skip returned early and was counted as passed.
     outcome.passed = outcome.passed.saturating_sub(u32::try_from(lines.len())?);
     outcome.skips.extend(lines);
