@@ -24,6 +24,8 @@ pub(crate) struct Process {
     pub(crate) comm: String,
     /// The state's letter; `Z` is a zombie.
     pub(crate) state: char,
+    /// How many threads it has; a zombie that is only waiting to be reaped has one or none.
+    pub(crate) threads: u32,
     /// User and system time, in clock ticks.
     pub(crate) ticks: u64,
 }
@@ -40,6 +42,7 @@ impl Process {
             comm: comm.to_owned(),
             state: fields.first()?.chars().next()?,
             parent: fields.get(1)?.parse().ok()?,
+            threads: fields.get(17)?.parse().ok()?,
             ticks,
         })
     }
@@ -49,9 +52,9 @@ impl Process {
         Self::parse(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
     }
 
-    /// Whether it still runs: a zombie does not.
+    /// Whether it still runs. A zombie does not, unless only its main thread has ended.
     pub(crate) fn is_alive(&self) -> bool {
-        !matches!(self.state, 'Z' | 'X')
+        !matches!(self.state, 'Z' | 'X') || self.threads > 1
     }
 }
 
@@ -189,6 +192,15 @@ mod tests {
         let process = Process::parse(stat).unwrap();
         assert_eq!((process.pid, process.parent, process.ticks), (42, 7, 7));
         assert_eq!(process.comm, "a) b (c");
+        assert!(process.is_alive());
+    }
+
+    #[test]
+    fn a_zombie_is_alive_only_while_it_has_other_threads() {
+        let process = |threads| {
+            Process::parse(&format!("1 (a) Z 1 1 1 0 -1 0 0 0 0 0 0 0 0 0 20 0 {threads} 0 9")).unwrap()
+        };
+        assert!(!process(1).is_alive() && process(2).is_alive());
     }
 
     #[test]

@@ -24,7 +24,7 @@ const WARM_UP: usize = 5;
 
 /// Measures `true` from start to exit, and the time until a command's own first words.
 pub(super) fn measure(bench: &Bench, report: &mut Report) -> Result<()> {
-    let fifo = bench.dir.join("first-words");
+    let fifo = bench.dir.join("words.fifo");
     let mut reader = stack::make_fifo(&fifo)?;
     let ours = Contender::lariat(bench);
     let mut contenders = vec![Contender::bare()];

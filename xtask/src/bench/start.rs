@@ -59,7 +59,7 @@ pub(super) fn measure(bench: &Bench, report: &mut Report) -> Result<()> {
 }
 
 fn life(bench: &Bench, count: usize, size: &mut Size) -> Result<()> {
-    let fifo = bench.dir.join("hello");
+    let fifo = bench.dir.join("start.fifo");
     let mut reader = make_fifo(&fifo)?;
     let argv = bench.child(&["hello", &fifo.display().to_string()]);
     let services: Vec<_> = (0..count).map(|number| (format!("s{number}"), argv.clone())).collect();
@@ -115,7 +115,7 @@ fn growth(report: &mut Report, sizes: &[Size]) {
 
 /// One service of ten, which needs no time itself.
 fn measure_one(bench: &Bench, report: &mut Report) -> Result<()> {
-    let fifo = bench.dir.join("one");
+    let fifo = bench.dir.join("one.fifo");
     let mut reader = make_fifo(&fifo)?;
     let argv = bench.child(&["hello", &fifo.display().to_string()]);
     let services: Vec<_> = (0..10).map(|number| (format!("s{number}"), argv.clone())).collect();
