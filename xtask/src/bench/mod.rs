@@ -83,7 +83,7 @@ pub(crate) fn run(root: &Path, args: &[String]) -> Result<bool> {
     Ok(true)
 }
 
-/// Measures; the first argument is the lariat to measure, the others are those of [`run`].
+/// Measures; the first argument is the lariat to measure, the others are those of [`run()`].
 ///
 /// # Errors
 /// A part could not be carried out at all; a lariat that lacks what a part needs is a line in the report instead.
