@@ -1,7 +1,7 @@
 //! The tests once more as an ordinary user, where we are root: rights, and what is missing without them.
 //!
 //! Cargo and nextest stay who they are; each test program is started by a runner that gives up root first. The user
-//! is `nobody`, so nothing on the machine is changed.
+//! is `daemon`, whom every machine has, so nothing on it is changed; tests take `nobody` for somebody else.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, chown};
@@ -14,7 +14,8 @@ use anyhow::{Context as _, Result};
 use super::{Outcome, Session, is_root, steps};
 use crate::commands;
 
-const NOBODY: u32 = 65534;
+/// The number of the user and of the group `daemon`.
+const DAEMON: u32 = 1;
 
 /// Runs the tests of the profile `user`.
 pub(super) fn run(session: &Session) -> Result<Outcome> {
@@ -31,12 +32,12 @@ pub(super) fn run(session: &Session) -> Result<Outcome> {
     let (status, text) = commands::output(&mut probe, Duration::from_secs(10))?;
     if !status.success() {
         return Ok(Outcome::skip(format!(
-            "tests as an ordinary user: `nobody` cannot read the workspace {text}"
+            "tests as an ordinary user: `daemon` cannot read the workspace {text}"
         )));
     }
     let skips = home.0.join("skips.txt");
     fs::write(&skips, "")?;
-    chown(&skips, Some(NOBODY), Some(NOBODY))?;
+    chown(&skips, Some(DAEMON), Some(DAEMON))?;
     let variable = format!("CARGO_TARGET_{}_RUNNER", host()?.to_uppercase().replace('-', "_"));
     let mut outcome = steps::run_tests(session, "user", &skips, |command| command.env(&variable, &runner))?;
     outcome.skips = outcome.skips.iter().map(|skip| format!("as an ordinary user: {skip}")).collect();
@@ -52,7 +53,7 @@ impl Home {
         fs::create_dir(&path).with_context(|| format!("could not make {}", path.display()))?;
         let home = Self(path);
         fs::set_permissions(&home.0, fs::Permissions::from_mode(0o700))?;
-        chown(&home.0, Some(NOBODY), Some(NOBODY))?;
+        chown(&home.0, Some(DAEMON), Some(DAEMON))?;
         Ok(home)
     }
 }
@@ -75,8 +76,8 @@ fn host() -> Result<String> {
 fn script(root: &Path, home: &Path) -> String {
     let home = quote(home);
     let drop = format!(
-        "exec setpriv --reuid={NOBODY} --regid={NOBODY} --clear-groups env --unset=XDG_RUNTIME_DIR \
-         HOME={home} TMPDIR={home} USER=nobody LOGNAME=nobody \"$@\"\n"
+        "exec setpriv --reuid={DAEMON} --regid={DAEMON} --clear-groups env --unset=XDG_RUNTIME_DIR \
+         HOME={home} TMPDIR={home} USER=daemon LOGNAME=daemon \"$@\"\n"
     );
     let Some(closed) = closed_folder(root) else { return format!("#!/bin/sh\n{drop}") };
     let (root, closed) = (quote(root), quote(&closed));
