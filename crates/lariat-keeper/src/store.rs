@@ -319,7 +319,9 @@ impl Drain {
     fn empty_stage(&mut self, done: &mut Drained) {
         while self.staged > 0 {
             let result = match self.way {
-                Way::Splice => files::splice_to_file(self.stage_read.as_fd(), self.store.as_fd(), self.staged),
+                Way::Splice => {
+                    files::splice_to_file(self.stage_read.as_fd(), self.store.as_fd(), self.staged)
+                }
                 Way::Copy => self.copy_block(),
             };
             match result {
@@ -505,7 +507,9 @@ mod tests {
         drop(drain);
         assert_eq!(std::fs::read(dir.path().join("a.log")).unwrap(), b"hello\n");
         let index = index_of(dir.path().join("a.idx"));
-        assert!(matches!(index[..], [IndexRecord::Stored { unix_ns, end: 6 }] if unix_ns > 1_600_000_000 << 30));
+        assert!(
+            matches!(index[..], [IndexRecord::Stored { unix_ns, end: 6 }] if unix_ns > 1_600_000_000 << 30)
+        );
     }
 
     #[test]

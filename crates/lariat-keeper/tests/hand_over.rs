@@ -32,7 +32,8 @@ fn draining_process() {
     let store = std::io::stdin().as_fd().try_clone_to_owned().unwrap();
     let mut drain = Drain::new(pipe, stage, store, None).unwrap();
     while !drain.drain(1 << 20).is_closed {
-        let mut polled = [rustix::event::PollFd::from_borrowed_fd(drain.pipe(), rustix::event::PollFlags::IN)];
+        let mut polled =
+            [rustix::event::PollFd::from_borrowed_fd(drain.pipe(), rustix::event::PollFlags::IN)];
         rustix::event::poll(&mut polled, None).unwrap();
     }
 }

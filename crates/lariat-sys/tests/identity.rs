@@ -1,5 +1,7 @@
 //! A number is no name: reuse, zombies, processes without their main thread.
 
+#![allow(clippy::unwrap_used, reason = "a test ends at the first surprise")]
+
 mod support;
 
 use std::ffi::{c_char, c_int};
@@ -12,7 +14,7 @@ use lariat_sys::reap::{self, Exit};
 use lariat_sys::signal::Signal;
 use lariat_sys::spawn::SpawnOptions;
 
-use support::{Guard, eventually, fixture, shell};
+use support::{Guard, eventually, fixture, shell, skip};
 
 fixtures!(main_thread_ends);
 
@@ -90,12 +92,12 @@ fn a_reused_number_is_not_opened() {
     // SAFETY: the structure is the kernel's and lives for the call. The child makes one call and never returns.
     let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw mut arguments, size_of::<CloneArguments>()) };
     match pid {
-        // SAFETY: pause(2) has no preconditions; the signal below ends it.
         0 => loop {
+            // SAFETY: pause(2) has no preconditions; the signal below ends it.
             unsafe { libc::pause() };
         },
         -1 => {
-            println!("skipped: choosing a pid is not allowed: {}", std::io::Error::last_os_error());
+            skip(&format!("choosing a pid is not allowed: {}", std::io::Error::last_os_error()));
             return;
         }
         pid => assert_eq!(pid, i64::from(old.pid)),

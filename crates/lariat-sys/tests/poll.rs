@@ -1,5 +1,7 @@
 //! Deadlines hold, whatever interrupts.
 
+#![allow(clippy::unwrap_used, reason = "a test ends at the first surprise")]
+
 use std::time::{Duration, Instant};
 
 use lariat_sys::files::pipe;

@@ -1,5 +1,7 @@
 //! The kernel's two ways to name listeners agree, and holders are found.
 
+#![allow(clippy::unwrap_used, reason = "a test ends at the first surprise")]
+
 mod support;
 
 use std::collections::BTreeSet;
@@ -11,14 +13,14 @@ use std::os::unix::fs::MetadataExt;
 use lariat_sys::ports::{Listener, Proto, holders, listeners, listeners_by_diag, listeners_by_proc};
 use lariat_sys::spawn::SpawnOptions;
 
-use support::{Guard, eventually, shell};
+use support::{Guard, eventually, shell, skip};
 
 /// Opens a listener of each kind on loopback, v6 where this machine has it.
 fn open_all() -> Vec<(Proto, SocketAddr, OwnedFd)> {
     let mut open = Vec::new();
     for host in ["127.0.0.1:0", "[::1]:0", "[::]:0", "0.0.0.0:0"] {
         if host.starts_with("[") && fs::read("/proc/net/if_inet6").unwrap_or_default().is_empty() {
-            println!("skipped: {host}: no IPv6 on this machine");
+            skip(&format!("{host}: no IPv6 on this machine"));
             continue;
         }
         let tcp = TcpListener::bind(host).unwrap();

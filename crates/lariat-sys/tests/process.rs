@@ -1,5 +1,7 @@
 //! What a process says about itself.
 
+#![allow(clippy::unwrap_used, reason = "a test ends at the first surprise")]
+
 mod support;
 
 use std::ffi::{c_char, c_int};

@@ -1,5 +1,7 @@
 //! Ends of children: observed, then collected; stops; and the proof that nobody is left.
 
+#![allow(clippy::unwrap_used, reason = "a test ends at the first surprise")]
+
 mod support;
 
 use lariat_sys::Errno;

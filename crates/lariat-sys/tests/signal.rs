@@ -1,5 +1,7 @@
 //! Masks, dispositions, the signal descriptor, and dying and stopping as the kernel would have it.
 
+#![allow(clippy::unwrap_used, reason = "a test ends at the first surprise")]
+
 mod support;
 
 use std::ffi::{c_char, c_int};

@@ -1,7 +1,8 @@
 //! Messages arrive whole, ends are seen, last words survive.
 
-use std::io::Write;
-use std::os::fd::{AsFd, OwnedFd};
+#![allow(clippy::unwrap_used, reason = "a test ends at the first surprise")]
+
+use std::os::fd::AsFd;
 
 use lariat_sys::files::set_nonblocking;
 use lariat_sys::sockets::{peer_cred, recv, send, seqpacket_pair};
@@ -81,6 +82,4 @@ fn sockets_are_close_on_exec() {
         let flags = rustix::io::fcntl_getfd(socket.as_fd()).unwrap();
         assert!(flags.contains(rustix::io::FdFlags::CLOEXEC));
     }
-    // A stream written to by std still works on such a descriptor: it is an ordinary one.
-    std::fs::File::from(OwnedFd::from(here)).write_all(b"x").unwrap();
 }

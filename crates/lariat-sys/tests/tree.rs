@@ -1,5 +1,7 @@
 //! Finding descendants: both walks agree, threads have children too, dying trees are no error.
 
+#![allow(clippy::unwrap_used, reason = "a test ends at the first surprise")]
+
 mod support;
 
 use std::collections::BTreeSet;

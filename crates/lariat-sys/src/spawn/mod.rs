@@ -5,11 +5,13 @@
 //!
 //! The child is made as posix_spawn(3) makes it: it shares the parent's memory and the parent sleeps until it has
 //! called exec. That is fast whatever the parent's size, but the child must not touch anything that it could break.
-//! Handles HAZARD(child-in-our-memory), HAZARD(parent-death-signal-race), HAZARD(slot-overlap).
+//! Handles HAZARD(child-in-our-memory), HAZARD(parent-death-signal-race), HAZARD(slot-overlap),
+//! HAZARD(vfork-stall).
 
 use std::ffi::{CString, c_char};
 use std::fmt;
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::identity::Identity;
 use crate::pidfd::PidFd;
@@ -162,7 +164,10 @@ pub struct Child {
     pub pidfd: PidFd,
 }
 
-/// Starts a program and returns once it is executing it.
+/// Starts a process and returns once it has taken on its program, so that nothing can fail any more.
+///
+/// HAZARD(exec-not-finished): for a moment after that the kernel still closes its close-on-exec descriptors and lays out
+/// its arguments: a look into `/proc` may find the former there and the latter empty.
 ///
 /// Blocks for as long as the kernel takes to execute it: a program on a dead network file system can hold up the calling
 /// thread (HAZARD(vfork-stall)). The process must not ignore CHLD, or the child could be gone before it is named.
@@ -396,4 +401,39 @@ mod tests {
             assert_eq!(SpawnStep::from_number(number), None);
         }
     }
+}
+
+/// As [`fork`], for a process that has one thread; checked, so no caller has to promise it.
+///
+/// # Errors
+/// [`Errno::BUSY`] where there are more threads; otherwise as [`fork`].
+pub fn fork_alone() -> Result<Option<Forked>> {
+    // A task directory has two links of its own and one for each thread.
+    let threads = rustix::fs::stat("/proc/self/task")?.st_nlink.saturating_sub(2);
+    if threads != 1 {
+        return Err(Errno::BUSY);
+    }
+    // SAFETY: this is the only thread, and only it could start another.
+    unsafe { fork() }
+}
+
+/// Slots that [`inherit`] gave out, a bit each.
+static INHERITED: AtomicU64 = AtomicU64::new(0);
+
+/// Takes a descriptor that our parent placed in this slot (3 to 63) by [`SpawnOptions::fds`], if it is open, and makes
+/// it close-on-exec. Each slot can be taken once.
+///
+/// Call it before anything in the process opens descriptors: what is found in a slot is taken for the parent's.
+pub fn inherit(slot: RawFd) -> Option<OwnedFd> {
+    let bit = u32::try_from(slot).ok().filter(|slot| (3..64).contains(slot)).map(|slot| 1_u64 << slot)?;
+    // SAFETY: fcntl(2) with F_SETFD takes integers, and fails for a descriptor that is not open.
+    if unsafe { libc::fcntl(slot, libc::F_SETFD, libc::FD_CLOEXEC) } < 0 {
+        return None;
+    }
+    if INHERITED.fetch_or(bit, Ordering::Relaxed) & bit != 0 {
+        return None;
+    }
+    // SAFETY: the descriptor is open, the parent put it there for us by the caller's word, and the bit says that
+    // nobody was given it before.
+    Some(unsafe { OwnedFd::from_raw_fd(slot) })
 }

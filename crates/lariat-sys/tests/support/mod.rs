@@ -29,6 +29,12 @@ pub(crate) fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
     }
 }
 
+/// Says what a test leaves out, and why.
+#[allow(clippy::print_stdout, reason = "a skip is never silent")]
+pub(crate) fn skip(what: &str) {
+    println!("skipped: {what}");
+}
+
 /// Returns a program with these arguments and a small environment.
 pub(crate) fn program(argv: &[&str]) -> Program {
     Program {
@@ -55,14 +61,13 @@ pub(crate) fn fixture(name: &str, arguments: &[&str]) -> Program {
     program
 }
 
+/// What a fixture does, given main's arguments; it returns its exit code.
+pub(crate) type Fixture = fn(c_int, *const *const c_char) -> u8;
+
 /// Runs the fixture that the environment names, if any: called before `main`, when there is one thread.
 ///
 /// A fixture ends by `exit_now`, because the C library has not finished starting the program.
-pub(crate) fn run_fixture(
-    argc: c_int,
-    argv: *const *const c_char,
-    fixtures: &[(&str, fn(c_int, *const *const c_char) -> u8)],
-) {
+pub(crate) fn run_fixture(argc: c_int, argv: *const *const c_char, fixtures: &[(&str, Fixture)]) {
     let Ok(name) = std::env::var(FIXTURE) else { return };
     let (_, run) = fixtures.iter().find(|(known, _)| *known == name).expect("a fixture of that name");
     lariat_sys::process::exit_now(run(argc, argv));
@@ -95,7 +100,14 @@ impl Guard {
     }
 
     pub(crate) fn try_start(program: &Program, options: &SpawnOptions) -> Result<Guard, SpawnError> {
-        Ok(Guard { child: spawn(program, options)?, is_reaped: false })
+        let guard = Guard { child: spawn(program, options)?, is_reaped: false };
+        // HAZARD(exec-not-finished): the arguments are laid out last.
+        eventually("it executes its program", || {
+            let is_over =
+                procfs::read_stat(guard.pid()).unwrap().is_none_or(|stat| stat.state == State::Zombie);
+            is_over || procfs::cmdline(guard.pid()).unwrap().is_none_or(|arguments| !arguments.is_empty())
+        });
+        Ok(guard)
     }
 
     pub(crate) fn pid(&self) -> i32 {
