@@ -3,6 +3,7 @@
 //! Each step has a deadline and ends in counts. A step that fails does not keep the next from running. What cannot
 //! be run here is a skip with its reason, counted and printed; in CI a skip is a failure.
 
+mod isolate;
 mod needs;
 mod readme;
 mod steps;

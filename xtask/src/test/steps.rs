@@ -6,9 +6,9 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 
-use super::{Outcome, SKIPS_VARIABLE, Session};
+use super::{Outcome, SKIPS_VARIABLE, Session, isolate};
 use crate::commands;
 
 /// Longest time for building, or for one run of the tests.
@@ -47,35 +47,59 @@ pub(super) fn doc_tests(session: &Session) -> Result<Outcome> {
     counted(&mut session.cargo(&["test", "--workspace", "--doc", "--locked"]), libtest_counts)
 }
 
+/// How the tests are run.
+pub(super) struct TestRun<'a> {
+    /// nextest's profile.
+    pub(super) profile: &'a str,
+    /// Where tests write down that they were skipped; exists.
+    pub(super) skips: &'a Path,
+    /// Put in front of each test program.
+    pub(super) runner: Option<&'a Path>,
+}
+
 /// All tests, as who we are.
 pub(super) fn tests(session: &Session) -> Result<Outcome> {
     let skips = session.root.join("target/test-skips.txt");
     fs::create_dir_all(session.root.join("target"))?;
-    run_tests(session, if session.is_ci { "ci" } else { "default" }, &skips, |command| command)
+    fs::write(&skips, "")?;
+    run_tests(
+        session,
+        &TestRun { profile: if session.is_ci { "ci" } else { "default" }, skips: &skips, runner: None },
+    )
 }
 
-/// Runs the tests of a nextest profile and gathers the skips that they write down. `arrange` adds to the command.
-pub(super) fn run_tests(
-    session: &Session,
-    profile: &str,
-    skips: &Path,
-    arrange: impl Fn(&mut Command) -> &mut Command,
-) -> Result<Outcome> {
-    fs::write(skips, "")?;
+/// Runs the tests and gathers the skips that they write down.
+pub(super) fn run_tests(session: &Session, how: &TestRun<'_>) -> Result<Outcome> {
     let mut outcome = if has_nextest(session) {
-        let args = ["nextest", "run", "--workspace", "--locked", "--no-fail-fast", "--profile", profile];
-        counted(arrange(session.cargo(&args).env(SKIPS_VARIABLE, skips)), nextest_counts)?
+        nextest(session, how)?
     } else {
-        println!("cargo-nextest is not installed: cargo test runs the tests, without their deadlines");
-        let args = ["test", "--workspace", "--locked", "--no-fail-fast", "--lib", "--bins", "--tests"];
-        counted(arrange(session.cargo(&args).env(SKIPS_VARIABLE, skips)), libtest_counts)?
+        println!("cargo-nextest is not installed: the tests are run without it");
+        isolate::run(session, how)?
     };
-    let lines: BTreeSet<String> =
-        fs::read_to_string(skips)?.lines().map(|line| line.trim_start_matches("SKIP: ").to_owned()).collect();
+    let lines: BTreeSet<String> = fs::read_to_string(how.skips)?
+        .lines()
+        .map(|line| line.trim_start_matches("SKIP: ").to_owned())
+        .collect();
     // A test that wrote down its skip returned early and was counted as passed.
     outcome.passed = outcome.passed.saturating_sub(u32::try_from(lines.len())?);
     outcome.skips.extend(lines);
     Ok(outcome)
+}
+
+fn nextest(session: &Session, how: &TestRun<'_>) -> Result<Outcome> {
+    let args = ["nextest", "run", "--workspace", "--locked", "--no-fail-fast", "--profile", how.profile];
+    let mut command = session.cargo(&args);
+    command.env(SKIPS_VARIABLE, how.skips);
+    if let Some(runner) = how.runner {
+        command.env(format!("CARGO_TARGET_{}_RUNNER", host()?.to_uppercase().replace('-', "_")), runner);
+    }
+    counted(&mut command, nextest_counts)
+}
+
+fn host() -> Result<String> {
+    let (_, text) = commands::output(Command::new("rustc").arg("-vV"), Duration::from_secs(60))?;
+    let line = text.lines().find_map(|line| line.strip_prefix("host: "));
+    Ok(line.context("rustc does not name its host")?.to_owned())
 }
 
 fn has_nextest(session: &Session) -> bool {

@@ -1,7 +1,7 @@
 //! The tests once more as an ordinary user, where we are root: rights, and what is missing without them.
 //!
 //! Cargo and nextest stay who they are; each test program is started by a runner that gives up root first. The user
-//! is `daemon`, whom every machine has, so nothing on it is changed; tests take `nobody` for somebody else.
+//! is `bin`, whom every machine has, so nothing on it is changed; `nobody` and `daemon` are strangers in tests.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, chown};
@@ -11,11 +11,12 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 
-use super::{Outcome, Session, is_root, steps};
+use super::steps::{self, TestRun};
+use super::{Outcome, Session, is_root};
 use crate::commands;
 
-/// The number of the user and of the group `daemon`.
-const DAEMON: u32 = 1;
+/// The number of the user and of the group `bin`.
+const BIN: u32 = 2;
 
 /// Runs the tests of the profile `user`.
 pub(super) fn run(session: &Session) -> Result<Outcome> {
@@ -32,14 +33,14 @@ pub(super) fn run(session: &Session) -> Result<Outcome> {
     let (status, text) = commands::output(&mut probe, Duration::from_secs(10))?;
     if !status.success() {
         return Ok(Outcome::skip(format!(
-            "tests as an ordinary user: `daemon` cannot read the workspace {text}"
+            "tests as an ordinary user: `bin` cannot read the workspace {text}"
         )));
     }
     let skips = home.0.join("skips.txt");
     fs::write(&skips, "")?;
-    chown(&skips, Some(DAEMON), Some(DAEMON))?;
-    let variable = format!("CARGO_TARGET_{}_RUNNER", host()?.to_uppercase().replace('-', "_"));
-    let mut outcome = steps::run_tests(session, "user", &skips, |command| command.env(&variable, &runner))?;
+    chown(&skips, Some(BIN), Some(BIN))?;
+    let how = TestRun { profile: "user", skips: &skips, runner: Some(&runner) };
+    let mut outcome = steps::run_tests(session, &how)?;
     outcome.skips = outcome.skips.iter().map(|skip| format!("as an ordinary user: {skip}")).collect();
     Ok(outcome)
 }
@@ -53,7 +54,7 @@ impl Home {
         fs::create_dir(&path).with_context(|| format!("could not make {}", path.display()))?;
         let home = Self(path);
         fs::set_permissions(&home.0, fs::Permissions::from_mode(0o700))?;
-        chown(&home.0, Some(DAEMON), Some(DAEMON))?;
+        chown(&home.0, Some(BIN), Some(BIN))?;
         Ok(home)
     }
 }
@@ -65,19 +66,13 @@ impl Drop for Home {
     }
 }
 
-fn host() -> Result<String> {
-    let (_, text) = commands::output(Command::new("rustc").arg("-vV"), Duration::from_secs(60))?;
-    let line = text.lines().find_map(|line| line.strip_prefix("host: "));
-    Ok(line.context("rustc does not name its host")?.to_owned())
-}
-
 /// Returns the runner. Where the workspace is below a closed folder, such as root's home, it is shown to the test
 /// alone, through a mount of its own over that folder.
 fn script(root: &Path, home: &Path) -> String {
     let home = quote(home);
     let drop = format!(
-        "exec setpriv --reuid={DAEMON} --regid={DAEMON} --clear-groups env --unset=XDG_RUNTIME_DIR \
-         HOME={home} TMPDIR={home} USER=daemon LOGNAME=daemon \"$@\"\n"
+        "exec setpriv --reuid={BIN} --regid={BIN} --clear-groups env --unset=XDG_RUNTIME_DIR \
+         HOME={home} TMPDIR={home} USER=bin LOGNAME=bin \"$@\"\n"
     );
     let Some(closed) = closed_folder(root) else { return format!("#!/bin/sh\n{drop}") };
     let (root, closed) = (quote(root), quote(&closed));

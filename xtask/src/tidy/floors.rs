@@ -31,8 +31,8 @@ const MODULES: &[(&str, u8)] = &[
     ("cleanup", 2),
     ("service", 2),
     ("shutdown", 2),
+    ("api", 2),
     ("supervisor", 3),
-    ("api", 3),
 ];
 
 /// Where unsafe code may be: the lowest floor of what is shipped, and fixtures that misbehave on purpose.

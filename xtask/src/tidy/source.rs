@@ -57,9 +57,14 @@ impl SourceFile {
         rest.split('/').next()
     }
 
-    /// Whether the line, from 0, belongs to a test: a file under `tests/`, or a test module.
+    /// Whether the whole file is a test: under `tests/`, or a test module of its own.
+    pub(crate) fn is_test_file(&self) -> bool {
+        self.path.contains("/tests/") || self.name() == "tests.rs" || self.name().ends_with("_tests.rs")
+    }
+
+    /// Whether the line, from 0, belongs to a test.
     pub(crate) fn is_test(&self, line: usize) -> bool {
-        self.path.contains("/tests/") || self.path.ends_with("/tests.rs") || line >= self.tests_from
+        self.is_test_file() || line >= self.tests_from
     }
 
     /// Returns the functions that have a body, in order, nested ones too.
@@ -253,7 +258,9 @@ mod tests {
     fn tests_start_at_the_test_module_or_with_the_file() {
         let file = SourceFile::new("crates/a/src/b.rs", "fn a() {}\n#[cfg(test)]\nmod tests {}\n");
         assert!(!file.is_test(0) && file.is_test(1));
-        assert!(SourceFile::new("crates/a/tests/b.rs", "fn a() {}").is_test(0));
+        for path in ["crates/a/tests/b.rs", "crates/a/src/b_tests.rs", "crates/a/src/b/tests.rs"] {
+            assert!(SourceFile::new(path, "fn a() {}").is_test(0), "{path}");
+        }
         assert_eq!(file.crate_name(), Some("a"));
     }
 

@@ -62,7 +62,9 @@ pub(crate) fn file_names(tree: &Tree) -> Vec<Finding> {
 pub(crate) fn module_intro(tree: &Tree) -> Vec<Finding> {
     let opens_well =
         |text: &str| text.lines().find(|line| !line.starts_with("#!")).is_some_and(|l| l.starts_with("//!"));
-    let broken = tree.rust().filter(|file| !opens_well(&file.text));
+    // A module's own tests are about what the module opens with.
+    let is_own_test = |file: &&super::SourceFile| file.is_test_file() && file.path.contains("/src/");
+    let broken = tree.rust().filter(|file| !is_own_test(file) && !opens_well(&file.text));
     broken.map(|file| file.finding(0, "does not open with `//!` and what it is responsible for")).collect()
 }
 
