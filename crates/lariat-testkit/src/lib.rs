@@ -29,6 +29,7 @@ pub mod needs;
 pub mod net;
 pub mod pty;
 pub mod reaper;
+pub mod subject;
 pub mod wait;
 
 pub use arena::Arena;

@@ -1,0 +1,174 @@
+//! Descriptors: pipes, splicing, locks, memory files, private directories.
+//!
+//! Responsible for calls on files that `std` has not, or not with these guarantees. Every descriptor made here is
+//! close-on-exec.
+
+use std::ffi::CStr;
+use std::fmt;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+use rustix::fs::{CWD, FlockOperation, MemfdFlags, Mode, OFlags};
+use rustix::pipe::{PipeFlags, SpliceFlags};
+
+use crate::{Errno, Result};
+
+/// The size that is tried when a pipe may not have the size asked for.
+const PIPE_FALLBACK: usize = 256 << 10;
+
+/// Returns a pipe, read end first, that holds `bytes` if that is allowed, or else 256 KiB, or else the kernel's default.
+///
+/// The kernel rounds up to a power of two pages, and limits what all pipes of a user hold together; a smaller pipe is
+/// no error.
+pub fn pipe(bytes: usize) -> Result<(OwnedFd, OwnedFd)> {
+    let (read, write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
+    for size in [bytes, PIPE_FALLBACK.min(bytes)] {
+        if rustix::pipe::fcntl_setpipe_size(&write, size).is_ok() {
+            break;
+        }
+    }
+    Ok((read, write))
+}
+
+/// Moves up to `max` bytes from a pipe to the end of what was written through `file`'s description so far, and returns
+/// how many; 0 means that all writers are closed and the pipe is empty (`splice(2)`).
+///
+/// The offset is the one that all descriptors of the same open file description share, and the kernel takes from the
+/// pipe exactly what it has written: who is killed in the middle neither loses nor doubles a byte. Does not block on
+/// the pipe: [`Errno::AGAIN`] if it is empty. May block on the file's disk.
+///
+/// # Errors
+/// [`Errno::INVAL`] for a file opened for appending, or in a file system without splicing; nothing was moved then.
+pub fn splice_to_file(pipe: impl AsFd, file: impl AsFd, max: usize) -> Result<usize> {
+    let (pipe, file) = (pipe.as_fd(), file.as_fd());
+    let flags = SpliceFlags::NONBLOCK | SpliceFlags::MOVE;
+    rustix::io::retry_on_intr(|| rustix::pipe::splice(pipe, None, file, None, max, flags))
+}
+
+/// Returns how many bytes wait in a pipe (`FIONREAD`).
+pub fn pipe_fill(pipe: impl AsFd) -> Result<usize> {
+    rustix::io::ioctl_fionread(pipe).map(|bytes| usize::try_from(bytes).unwrap_or(usize::MAX))
+}
+
+/// Makes reads and writes of an open file description block or not block, for all who share it.
+pub fn set_nonblocking(file: impl AsFd, is_nonblocking: bool) -> Result<()> {
+    let flags = rustix::fs::fcntl_getfl(&file)?;
+    let wanted = if is_nonblocking { flags | OFlags::NONBLOCK } else { flags - OFlags::NONBLOCK };
+    if wanted == flags { Ok(()) } else { rustix::fs::fcntl_setfl(&file, wanted) }
+}
+
+/// Returns an empty file that lives in memory and has a name only for `/proc` (`memfd_create(2)`).
+pub fn memfd(name: &CStr) -> Result<OwnedFd> {
+    rustix::fs::memfd_create(name, MemfdFlags::CLOEXEC)
+}
+
+/// Takes an exclusive lock on the open file description (`flock(2)`) and says whether it was free. Does not block.
+///
+/// The lock belongs to the description, which forked and passed descriptors share: it is free when the last of them is
+/// closed. It is never unlocked explicitly, because that would unlock it for all of them
+/// (HAZARD(shared-lock)).
+pub fn lock_exclusive(file: impl AsFd) -> Result<bool> {
+    let file = file.as_fd();
+    match rustix::io::retry_on_intr(|| rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive)) {
+        Ok(()) => Ok(true),
+        Err(Errno::WOULDBLOCK) => Ok(false),
+        Err(errno) => Err(errno),
+    }
+}
+
+/// Opens `/dev/null` for reading and writing.
+pub fn dev_null() -> Result<OwnedFd> {
+    open(c"/dev/null", OFlags::RDWR)
+}
+
+/// Opens the controlling terminal for reading and writing.
+///
+/// # Errors
+/// [`Errno::NXIO`] if there is none.
+pub fn open_tty() -> Result<OwnedFd> {
+    open(c"/dev/tty", OFlags::RDWR | OFlags::NOCTTY)
+}
+
+fn open(path: &CStr, flags: OFlags) -> Result<OwnedFd> {
+    rustix::io::retry_on_intr(|| rustix::fs::openat(CWD, path, flags | OFlags::CLOEXEC, Mode::empty()))
+}
+
+/// Why a directory cannot be trusted with what is ours alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DirError {
+    /// The path names something else: a file, or a symbolic link, wherever that leads.
+    NotADirectory,
+    /// It belongs to another user.
+    Owner {
+        /// Whom it belongs to.
+        owner: u32,
+    },
+    /// Others may read, search or write it.
+    Mode {
+        /// Its permission bits.
+        mode: u32,
+    },
+    /// The kernel refused a call.
+    System(Errno),
+}
+
+impl fmt::Display for DirError {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            DirError::NotADirectory => out.write_str("not a directory, or a symbolic link"),
+            DirError::Owner { owner } => write!(out, "owned by user {owner}"),
+            DirError::Mode { mode } => write!(out, "open to other users (mode {mode:04o}, wanted 0700)"),
+            DirError::System(errno) => errno.fmt(out),
+        }
+    }
+}
+
+impl std::error::Error for DirError {}
+
+impl From<DirError> for Errno {
+    /// Gives the error number that comes nearest, for callers that only pass errors on.
+    fn from(error: DirError) -> Errno {
+        match error {
+            DirError::NotADirectory => Errno::NOTDIR,
+            DirError::Owner { .. } | DirError::Mode { .. } => Errno::PERM,
+            DirError::System(errno) => errno,
+        }
+    }
+}
+
+impl From<Errno> for DirError {
+    fn from(errno: Errno) -> DirError {
+        DirError::System(errno)
+    }
+}
+
+/// Creates a directory that only we may use, or opens it and verifies that, and returns it.
+///
+/// The last component must be no symbolic link; the path above it is the caller's affair. An existing directory is
+/// never changed, only refused.
+pub fn dir_private(path: &Path) -> std::result::Result<OwnedFd, DirError> {
+    let owner_only = Mode::RWXU;
+    let is_new = match rustix::fs::mkdirat(CWD, path, owner_only) {
+        Ok(()) => true,
+        Err(Errno::EXIST) => false,
+        Err(errno) => return Err(errno.into()),
+    };
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let directory = rustix::io::retry_on_intr(|| rustix::fs::openat(CWD, path, flags, Mode::empty()))
+        .map_err(|errno| match errno {
+            Errno::NOTDIR | Errno::LOOP => DirError::NotADirectory,
+            errno => DirError::System(errno),
+        })?;
+    // What counts is the directory that was opened; the name may point elsewhere by now.
+    let found = rustix::fs::fstat(&directory)?;
+    if found.st_uid != crate::process::effective_user() {
+        return Err(DirError::Owner { owner: found.st_uid });
+    }
+    if is_new {
+        // A umask may have taken bits from what was asked for.
+        rustix::fs::fchmod(&directory, owner_only)?;
+    } else if found.st_mode & 0o077 != 0 {
+        return Err(DirError::Mode { mode: found.st_mode & 0o7777 });
+    }
+    Ok(directory)
+}

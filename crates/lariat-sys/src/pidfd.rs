@@ -1,0 +1,81 @@
+//! A descriptor that refers to one process and never to a later one with its number (`pidfd_open(2)`).
+//!
+//! Responsible for signalling safely. Does not wait and does not reap. Handles HAZARD(pid-reuse).
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::time::Instant;
+
+use rustix::process::{Pid, PidfdFlags};
+
+use crate::identity::Identity;
+use crate::poll::{PollFd, PollFlags, poll};
+use crate::signal::Signal;
+use crate::{Errno, Result, call};
+
+/// A reference to one process. Dropping it closes the descriptor and leaves the process alone.
+#[derive(Debug)]
+pub struct PidFd(OwnedFd);
+
+impl PidFd {
+    /// Opens the process with this identity, be it alive or a zombie.
+    ///
+    /// # Errors
+    /// [`Errno::SRCH`] if it is gone, even if another process has its number by now.
+    pub fn open(identity: Identity) -> Result<PidFd> {
+        // HAZARD(pid-reuse): the order matters. The descriptor fixes some process; reading the start afterwards says
+        // which one. The other way round, the number could change hands between the look and the open.
+        let opened = PidFd::open_pid(identity.pid)?;
+        match Identity::of(identity.pid)? {
+            Some(found) if found == identity => Ok(opened),
+            _ => Err(Errno::SRCH),
+        }
+    }
+
+    /// Opens whatever process has this number now: right only for own unreaped children, whose number cannot change
+    /// hands, and for the parent when `getppid` is asked again afterwards.
+    pub fn open_pid(pid: i32) -> Result<PidFd> {
+        let pid = Pid::from_raw(pid).filter(|_| pid > 0).ok_or(Errno::SRCH)?;
+        match rustix::process::pidfd_open(pid, PidfdFlags::empty()) {
+            Ok(descriptor) => Ok(PidFd(descriptor)),
+            // KERNEL(6.9): a thread that leads no group answers ENOENT (EINVAL before); it is no process.
+            Err(Errno::NOENT | Errno::INVAL) => Err(Errno::SRCH),
+            Err(errno) => Err(errno),
+        }
+    }
+
+    /// Takes a descriptor that `clone` filled in.
+    pub(crate) fn from_owned(descriptor: OwnedFd) -> PidFd {
+        PidFd(descriptor)
+    }
+
+    /// Sends a signal to exactly this process (`pidfd_send_signal(2)`). A zombie accepts it without effect.
+    ///
+    /// # Errors
+    /// [`Errno::SRCH`] once it was reaped, [`Errno::PERM`] if it belongs to a user whom we may not signal.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        let no_info: *const libc::siginfo_t = std::ptr::null();
+        // SAFETY: the descriptor is open for the call; a null `info` asks the kernel for what kill(2) would send.
+        let sent = unsafe {
+            libc::syscall(libc::SYS_pidfd_send_signal, self.0.as_raw_fd(), signal.number(), no_info, 0)
+        };
+        call::check(sent).map(drop)
+    }
+
+    /// Says whether the process has ended; it may be a zombie still. Does not block.
+    pub fn has_exited(&self) -> Result<bool> {
+        self.wait_exit(Some(Instant::now()))
+    }
+
+    /// Blocks until the process has ended, or until the deadline; says whether it has ended. Reaps nothing.
+    pub fn wait_exit(&self, deadline: Option<Instant>) -> Result<bool> {
+        let mut watched = [PollFd::new(&self.0, PollFlags::IN)];
+        Ok(poll(&mut watched, deadline)? > 0)
+    }
+}
+
+impl AsFd for PidFd {
+    /// Borrows the descriptor: it becomes readable when the process ends.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}

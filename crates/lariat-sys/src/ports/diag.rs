@@ -1,0 +1,181 @@
+//! Asks the kernel for its listening sockets by netlink (`sock_diag(7)`, `netlink(7)`).
+//!
+//! The messages are written and read by hand: a request of 72 bytes, and answers whose fields lie at fixed places. Every
+//! read of an answer is checked, so a kernel that answers otherwise gives an error and no panic.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+
+use super::text::{STATE_LISTEN, STATE_UNCONNECTED};
+use super::{Listener, Proto, Table};
+use crate::{Errno, Result, call};
+
+/// `SOCK_DIAG_BY_FAMILY`: the type of request and answer.
+const BY_FAMILY: u16 = 20;
+/// How often a listing is begun anew when sockets changed while the kernel wrote it.
+const ATTEMPTS_MAX: usize = 4;
+/// The length of a netlink header, and of `inet_diag_req_v2`.
+const HEADER: usize = 16;
+const REQUEST: usize = 56;
+/// Room for one answer: the kernel fills up to 32 KiB at a time.
+const ANSWER_MAX: usize = 64 << 10;
+
+/// Appends the listening sockets of one table.
+pub(super) fn listeners(table: Table, found: &mut Vec<Listener>) -> Result<()> {
+    let socket = open()?;
+    let before = found.len();
+    for attempt in 1..=ATTEMPTS_MAX {
+        found.truncate(before);
+        request(&socket, table, attempt as u32)?;
+        // The last attempt counts as it is: on a machine where sockets never stop changing, nothing is better.
+        if answers(&socket, table, attempt as u32, found)? {
+            break;
+        }
+    }
+    Ok(())
+}
+
+fn open() -> Result<OwnedFd> {
+    let kind = libc::SOCK_DGRAM | libc::SOCK_CLOEXEC;
+    // SAFETY: socket(2) takes integers.
+    let socket = call::check(unsafe { libc::socket(libc::AF_NETLINK, kind, libc::NETLINK_SOCK_DIAG) })?;
+    // SAFETY: the kernel has just opened it for us, and nobody else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(socket) })
+}
+
+/// Asks for a listing. The sequence number marks its answers.
+fn request(socket: &OwnedFd, table: Table, sequence: u32) -> Result<()> {
+    let (protocol, state) = match table.proto {
+        Proto::Tcp => (libc::IPPROTO_TCP, STATE_LISTEN),
+        Proto::Udp => (libc::IPPROTO_UDP, STATE_UNCONNECTED),
+    };
+    let flags = (libc::NLM_F_REQUEST | libc::NLM_F_DUMP) as u16;
+    let mut message = Vec::with_capacity(HEADER + REQUEST);
+    message.extend(((HEADER + REQUEST) as u32).to_ne_bytes());
+    message.extend(BY_FAMILY.to_ne_bytes());
+    message.extend(flags.to_ne_bytes());
+    message.extend(sequence.to_ne_bytes());
+    message.extend(0_u32.to_ne_bytes()); // The kernel fills in our port.
+    message.extend([family(table) as u8, protocol as u8, 0, 0]); // Family, protocol, no extensions, padding.
+    message.extend((1_u32 << state).to_ne_bytes());
+    message.resize(HEADER + REQUEST, 0); // No restriction to certain addresses.
+    // SAFETY: the kernel reads as many bytes as `message` has. An unconnected netlink socket sends to the kernel.
+    let sent = call::retry(|| unsafe {
+        libc::send(socket.as_raw_fd(), message.as_ptr().cast(), message.len(), libc::MSG_NOSIGNAL)
+    })?;
+    if sent as usize == message.len() { Ok(()) } else { Err(Errno::BADMSG) }
+}
+
+/// Reads answers until the listing is done, and says whether it is consistent.
+fn answers(socket: &OwnedFd, table: Table, sequence: u32, found: &mut Vec<Listener>) -> Result<bool> {
+    let mut buffer = vec![0_u8; ANSWER_MAX];
+    let mut is_consistent = true;
+    loop {
+        // SAFETY: the kernel writes at most as many bytes as `buffer` has; with MSG_TRUNC it says how many there were.
+        let length = call::retry(|| unsafe {
+            libc::recv(socket.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len(), libc::MSG_TRUNC)
+        })?;
+        let mut rest = buffer.get(..length as usize).ok_or(Errno::MSGSIZE)?;
+        while !rest.is_empty() {
+            let message = Message::first(rest).ok_or(Errno::BADMSG)?;
+            rest = rest.get(message.aligned_length()..).unwrap_or_default();
+            if message.sequence != sequence {
+                continue;
+            }
+            is_consistent &= message.flags & libc::NLM_F_DUMP_INTR as u16 == 0;
+            match libc::c_int::from(message.kind) {
+                libc::NLMSG_DONE => return Ok(is_consistent),
+                libc::NLMSG_ERROR => return Err(message.error()),
+                _ if message.kind == BY_FAMILY => found.extend(message.listener(table)),
+                _ => {}
+            }
+        }
+    }
+}
+
+/// One netlink message.
+struct Message<'a> {
+    kind: u16,
+    flags: u16,
+    sequence: u32,
+    payload: &'a [u8],
+}
+
+impl<'a> Message<'a> {
+    /// Reads the first message of what was received; `None` if it is not whole.
+    fn first(bytes: &'a [u8]) -> Option<Message<'a>> {
+        let length = u32::from_ne_bytes(array(bytes, 0)?) as usize;
+        Some(Message {
+            kind: u16::from_ne_bytes(array(bytes, 4)?),
+            flags: u16::from_ne_bytes(array(bytes, 6)?),
+            sequence: u32::from_ne_bytes(array(bytes, 8)?),
+            payload: bytes.get(HEADER..length)?,
+        })
+    }
+
+    /// Messages begin at multiples of four bytes.
+    fn aligned_length(&self) -> usize {
+        (HEADER + self.payload.len()).next_multiple_of(4)
+    }
+
+    /// Reads the error number of an error message.
+    fn error(&self) -> Errno {
+        match array(self.payload, 0).map(i32::from_ne_bytes) {
+            Some(negative @ -4095..=-1) => Errno::from_raw_os_error(-negative),
+            _ => Errno::BADMSG,
+        }
+    }
+
+    /// Reads an `inet_diag_msg`: family, state, timer, retransmits; ports (big-endian), addresses, interface, cookie;
+    /// expiry, two queues, user, inode.
+    fn listener(&self, table: Table) -> Option<Listener> {
+        let [found, ..] = array::<4>(self.payload, 0)?;
+        if i32::from(found) != family(table) {
+            return None;
+        }
+        let port = u16::from_be_bytes(array(self.payload, 4)?);
+        let ip = if table.is_v6 {
+            IpAddr::V6(Ipv6Addr::from(array::<16>(self.payload, 8)?))
+        } else {
+            IpAddr::V4(Ipv4Addr::from(array::<4>(self.payload, 8)?))
+        };
+        Some(Listener {
+            proto: table.proto,
+            addr: SocketAddr::new(ip, port),
+            uid: u32::from_ne_bytes(array(self.payload, 64)?),
+            inode: u64::from(u32::from_ne_bytes(array(self.payload, 68)?)),
+        })
+    }
+}
+
+fn family(table: Table) -> libc::c_int {
+    if table.is_v6 { libc::AF_INET6 } else { libc::AF_INET }
+}
+
+/// Returns the `N` bytes at an offset; `None` if there are fewer.
+fn array<const N: usize>(bytes: &[u8], offset: usize) -> Option<[u8; N]> {
+    bytes.get(offset..)?.first_chunk().copied()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cut_messages_are_none() {
+        let mut bytes = vec![0; HEADER + 72];
+        bytes[0] = bytes.len() as u8;
+        let table = Table { proto: Proto::Tcp, is_v6: false };
+        assert!(Message::first(&bytes).is_some());
+        for cut in 0..bytes.len() {
+            assert!(Message::first(&bytes[..cut]).is_none(), "cut at {cut}");
+        }
+        for length in 0..HEADER {
+            bytes[0] = length as u8;
+            assert!(Message::first(&bytes).is_none(), "length {length}");
+        }
+        let short = Message { kind: BY_FAMILY, flags: 0, sequence: 1, payload: &[2; 71] };
+        assert_eq!(short.listener(table), None);
+        assert_eq!(Message { payload: &[], ..short }.error(), Errno::BADMSG);
+    }
+}

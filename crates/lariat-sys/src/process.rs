@@ -1,0 +1,133 @@
+//! What a process says about itself: its session, its name, its arguments, its end.
+//!
+//! Responsible for calls on the calling process as a whole. Signals are in [`signal`](crate::signal).
+
+use std::ffi::{CStr, c_char, c_int};
+use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
+
+use crate::{Result, call};
+
+/// Returns the calling process's pid.
+pub fn pid() -> i32 {
+    // SAFETY: getpid(2) has no preconditions and cannot fail.
+    unsafe { libc::getpid() }
+}
+
+/// Returns the parent's pid: 0 if the parent is outside of our pid namespace, the adopter's if the parent is dead.
+pub fn parent_pid() -> i32 {
+    // SAFETY: getppid(2) has no preconditions and cannot fail.
+    unsafe { libc::getppid() }
+}
+
+/// Returns the effective user id.
+pub fn effective_user() -> u32 {
+    rustix::process::geteuid().as_raw()
+}
+
+/// Makes the calling process adopt orphaned descendants, or stop doing so (`PR_SET_CHILD_SUBREAPER`, `prctl(2)`).
+///
+/// The setting is the process's, not the thread's; forked children do not inherit it; it lasts over exec.
+pub fn set_subreaper(is_on: bool) -> Result<()> {
+    // SAFETY: this prctl takes an integer and no pointer.
+    call::check(unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, libc::c_ulong::from(is_on), 0, 0, 0) })
+        .map(drop)
+}
+
+/// Starts a session of our own, without a terminal (`setsid(2)`).
+///
+/// # Errors
+/// [`Errno::PERM`](crate::Errno::PERM) for a leader of a process group.
+pub fn setsid() -> Result<()> {
+    rustix::process::setsid().map(drop)
+}
+
+/// Sets the calling thread's name; in the main thread that is the process's name, as `ps` and `killall` know it.
+///
+/// The kernel keeps 15 bytes of it; what is longer is cut, at a character's border.
+pub fn set_comm(name: &str) -> Result<()> {
+    let mut comm = [0_u8; 16];
+    let end = name.floor_char_boundary(name.len().min(15));
+    for (to, from) in comm.iter_mut().zip(name.bytes().take(end)) {
+        *to = from;
+    }
+    // SAFETY: the kernel reads up to 16 bytes or the first NUL from `comm`, which is that long and ends in NUL.
+    call::check(unsafe { libc::prctl(libc::PR_SET_NAME, comm.as_ptr(), 0, 0, 0) }).map(drop)
+}
+
+/// Where the argument strings lie that the kernel laid out at exec; null until [`remember_argv`].
+static ARGUMENTS: AtomicPtr<c_char> = AtomicPtr::new(std::ptr::null_mut());
+/// Their length in bytes, the last NUL included.
+static ARGUMENTS_LENGTH: AtomicUsize = AtomicUsize::new(0);
+
+/// Remembers where the process's arguments lie, for [`overwrite_argv`].
+///
+/// # Safety
+/// `argc` and `argv` must be what `main` was given, and the memory that they name must not be read or written by other
+/// threads while [`overwrite_argv`] runs.
+pub unsafe fn remember_argv(argc: c_int, argv: *const *const c_char) {
+    if argc < 1 || argv.is_null() {
+        return;
+    }
+    // SAFETY: `argv` has `argc` elements, as main's caller promises.
+    let first = unsafe { *argv };
+    let mut end = first;
+    for index in 0..argc as usize {
+        // SAFETY: `index` is below `argc`.
+        let argument = unsafe { *argv.add(index) };
+        if argument.is_null() || argument != end {
+            // Somebody rearranged the vector: only the strings that follow one another are surely ours.
+            break;
+        }
+        // SAFETY: arguments are strings that end in NUL.
+        let length = unsafe { CStr::from_ptr(argument) }.to_bytes_with_nul().len();
+        // SAFETY: one past the string, at most one past the argument area.
+        end = unsafe { argument.add(length) };
+    }
+    // `end` is `first` plus the lengths, so the difference is their sum.
+    ARGUMENTS_LENGTH.store(end.addr() - first.addr(), Ordering::Relaxed);
+    ARGUMENTS.store(first.cast_mut(), Ordering::Release);
+}
+
+/// Overwrites what `/proc/PID/cmdline` shows of us, so that `pkill -f COMMAND` does not take us for the command.
+///
+/// Cuts what does not fit. `std::env::args` shows the overwritten text from then on. Returns `false`, having done
+/// nothing, where [`remember_argv`] was not called.
+pub fn overwrite_argv(text: &str) -> bool {
+    let area = ARGUMENTS.load(Ordering::Acquire);
+    let length = ARGUMENTS_LENGTH.load(Ordering::Relaxed);
+    if area.is_null() || length == 0 {
+        return false;
+    }
+    // The last byte stays NUL: the kernel takes anything else for a sign to read on into the environment.
+    let kept = text.floor_char_boundary(text.len().min(length - 1));
+    // SAFETY: the area was measured by `remember_argv`, is writable by the kernel's design (setproctitle(3) rests on
+    // it), and nobody else uses it, as the caller of `remember_argv` promised.
+    unsafe {
+        area.cast::<u8>().copy_from(text.as_ptr(), kept);
+        area.add(kept).write_bytes(0, length - kept);
+    }
+    true
+}
+
+/// Ends the process at once, without destructors, exit handlers or flushing (`_exit(2)`).
+pub fn exit_now(code: u8) -> ! {
+    // SAFETY: _exit(2) has no preconditions and does not return.
+    unsafe { libc::_exit(c_int::from(code)) }
+}
+
+/// Returns how many descriptors the process may have open now (the soft `RLIMIT_NOFILE`); `None` is no limit.
+pub fn open_files_max() -> Option<u64> {
+    rustix::process::getrlimit(rustix::process::Resource::Nofile).current
+}
+
+/// Fills `bytes` with random bytes from the kernel (`getrandom(2)`).
+///
+/// Blocks only in a system that has just booted and has no entropy yet.
+pub fn fill_random(mut bytes: &mut [u8]) -> Result<()> {
+    while !bytes.is_empty() {
+        // SAFETY: the kernel writes at most `bytes.len()` bytes to `bytes`.
+        let filled = call::retry(|| unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) })?;
+        bytes = bytes.get_mut(filled as usize..).unwrap_or_default();
+    }
+    Ok(())
+}

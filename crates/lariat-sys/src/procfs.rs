@@ -1,0 +1,393 @@
+//! Reads what `/proc/PID` says of a process (`proc(5)`).
+//!
+//! Responsible for turning the kernel's text into values, whatever bytes a process put into it. Does not search: that is
+//! [`tree`](crate::tree). A process that vanishes, at whatever moment, is `None` and no error
+//! (HAZARD(vanishing-process)).
+
+use std::ffi::{CStr, OsString};
+use std::fmt;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt;
+use std::path::PathBuf;
+
+use rustix::fs::{CWD, Mode, OFlags, RawDir};
+
+use crate::identity::Identity;
+use crate::signal::SignalSet;
+use crate::{Errno, Result};
+
+mod text;
+
+pub use text::{Comm, State};
+
+/// The most bytes of a `cmdline`, `environ` or `status` that are read; the kernel's own limit for arguments and
+/// environment together is 6 MiB. What is beyond is cut.
+pub const TEXT_MAX: usize = 8 << 20;
+
+/// What `/proc/PID/stat` says of a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stat {
+    /// Its number.
+    pub pid: i32,
+    /// The name of its main thread.
+    pub comm: Comm,
+    /// The state of its main thread: [`Stat::is_alive`] says whether the process lives.
+    pub state: State,
+    /// Its parent; 0 for a parent outside of our pid namespace.
+    pub ppid: i32,
+    /// Its process group.
+    pub pgrp: i32,
+    /// Its session.
+    pub session: i32,
+    /// The device number of its terminal, or 0.
+    pub tty_nr: i32,
+    /// The foreground process group of its terminal, or -1.
+    pub tty_pgrp: i32,
+    /// Processor time in its own code, in clock ticks.
+    pub utime: u64,
+    /// Processor time in the kernel, in clock ticks.
+    pub stime: u64,
+    /// Its nice value, from -20 to 19.
+    pub nice: i32,
+    /// How many threads it has.
+    pub threads: u32,
+    /// When it started, in clock ticks since boot.
+    pub start: u64,
+    /// Its virtual size in bytes.
+    pub vsize: u64,
+    /// Its resident pages.
+    pub rss_pages: u64,
+}
+
+impl Stat {
+    /// Returns the identity of the process that this describes.
+    pub fn identity(&self) -> Identity {
+        Identity { pid: self.pid, start: self.start }
+    }
+
+    /// Says whether the process runs, in any state but that of a zombie.
+    pub fn is_alive(&self) -> bool {
+        // HAZARD(zombie-main-thread): a main thread that ended before the others is shown as a zombie, and the process
+        // lives on in them.
+        !matches!(self.state, State::Zombie | State::Dead) || self.threads > 1
+    }
+}
+
+/// Returns what `/proc/PID/stat` says; `None` if there is no such process. Allocates nothing.
+pub fn read_stat(pid: i32) -> Result<Option<Stat>> {
+    if pid <= 0 {
+        return Ok(None);
+    }
+    // The longest possible line has 52 numbers and a name of 64 bytes.
+    let mut buffer = [0; 2048];
+    let length = match read_file(ProcPath::new(pid, "/stat").as_c_str(), &mut buffer) {
+        Ok(length) => length,
+        Err(errno) => return absent(errno),
+    };
+    let line = buffer.get(..length).unwrap_or_default();
+    text::stat(line).map(Some).ok_or(Errno::BADMSG)
+}
+
+/// What `/proc/PID/status` says of a process's user and signals.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Status {
+    /// Its real user: with the saved one, what decides who may signal it.
+    pub real_user: u32,
+    /// Its effective user.
+    pub effective_user: u32,
+    /// Its saved set-user-id.
+    pub saved_user: u32,
+    /// What its main thread blocks, and what the process ignores and catches.
+    pub signals: SignalSets,
+}
+
+/// What a process does with each signal.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SignalSets {
+    /// Blocked in the main thread.
+    pub blocked: SignalSet,
+    /// Ignored.
+    pub ignored: SignalSet,
+    /// Handled by the process itself.
+    pub caught: SignalSet,
+}
+
+/// Returns what `/proc/PID/status` says; `None` if there is no such process.
+pub fn read_status(pid: i32) -> Result<Option<Status>> {
+    let Some(text) = read_text(&ProcPath::new(pid, "/status"))? else { return Ok(None) };
+    // A process that is reaped while it is read leaves an empty text or a first part.
+    match text::status(&text) {
+        Some(status) => Ok(Some(status)),
+        None if read_stat(pid)?.is_none() => Ok(None),
+        None => Err(Errno::BADMSG),
+    }
+}
+
+/// Returns what a process does with signals; `None` if there is no such process.
+pub fn signal_sets(pid: i32) -> Result<Option<SignalSets>> {
+    Ok(read_status(pid)?.map(|status| status.signals))
+}
+
+/// Returns a process's real user id; `None` if there is no such process.
+pub fn uid(pid: i32) -> Result<Option<u32>> {
+    Ok(read_status(pid)?.map(|status| status.real_user))
+}
+
+/// Returns a process's arguments as they lie in its memory, each ended by NUL, up to [`TEXT_MAX`]; `None` if there is no
+/// such process. Empty for zombies and kernel threads. The process may have overwritten them.
+pub fn cmdline(pid: i32) -> Result<Option<Vec<u8>>> {
+    read_text(&ProcPath::new(pid, "/cmdline"))
+}
+
+/// Returns the environment that a process was started with, each entry ended by NUL, up to [`TEXT_MAX`]; `None` if there
+/// is no such process. Empty for zombies. The process may have overwritten it.
+///
+/// # Errors
+/// [`Errno::ACCESS`] or [`Errno::PERM`] for a process that we may not look into.
+pub fn environ(pid: i32) -> Result<Option<Vec<u8>>> {
+    read_text(&ProcPath::new(pid, "/environ"))
+}
+
+/// Says whether a process was started with exactly this entry (`NAME=value`); `false` if there is no such process.
+///
+/// # Errors
+/// As [`environ`].
+pub fn environ_has(pid: i32, entry: &[u8]) -> Result<bool> {
+    Ok(environ(pid)?.is_some_and(|environ| environ.split(|byte| *byte == 0).any(|found| found == entry)))
+}
+
+/// Returns a process's working directory; `None` if there is no such process, or it is a zombie. The kernel adds
+/// ` (deleted)` to one that was removed.
+///
+/// # Errors
+/// [`Errno::ACCESS`] for a process that we may not look into.
+pub fn cwd(pid: i32) -> Result<Option<PathBuf>> {
+    read_link(&ProcPath::new(pid, "/cwd"))
+}
+
+/// Returns a process's executable; `None` if there is no such process, or it is a zombie or a kernel thread. The kernel
+/// adds ` (deleted)` to one that was removed or replaced.
+///
+/// # Errors
+/// [`Errno::ACCESS`] for a process that we may not look into.
+pub fn exe(pid: i32) -> Result<Option<PathBuf>> {
+    read_link(&ProcPath::new(pid, "/exe"))
+}
+
+/// Returns the pids of all processes that `/proc` shows us, ascending.
+pub fn pids() -> Result<Vec<i32>> {
+    let mut pids = Vec::with_capacity(256);
+    numbers_in_dir(c"/proc", &mut pids)?;
+    Ok(pids)
+}
+
+/// Returns how many clock ticks a second has, in the unit of `start`, `utime` and `stime`; 100 on most machines.
+pub fn ticks_per_second() -> u64 {
+    // SAFETY: sysconf(3) has no preconditions.
+    let ticks = unsafe { libc::sysconf(libc::_SC_CLK_TCK) };
+    u64::try_from(ticks).ok().filter(|ticks| *ticks > 0).unwrap_or(100)
+}
+
+/// A path below `/proc/PID`, built without allocation.
+pub(crate) struct ProcPath {
+    bytes: [u8; ProcPath::SIZE],
+    length: usize,
+}
+
+impl ProcPath {
+    /// Enough for the longest path asked for: `/proc/`, two numbers of ten digits, and the names between them.
+    const SIZE: usize = 64;
+
+    pub(crate) fn new(pid: i32, rest: &str) -> ProcPath {
+        ProcPath { bytes: [0; ProcPath::SIZE], length: 0 }.text("/proc/").number(pid).text(rest)
+    }
+
+    pub(crate) fn text(mut self, text: &str) -> ProcPath {
+        for byte in text.bytes() {
+            self.push(byte);
+        }
+        self
+    }
+
+    pub(crate) fn number(mut self, number: i32) -> ProcPath {
+        let mut digits = [0; 10];
+        let mut rest = number.unsigned_abs();
+        let mut count = 0;
+        for digit in digits.iter_mut().rev() {
+            *digit = b'0' + (rest % 10) as u8;
+            rest /= 10;
+            count += 1;
+            if rest == 0 {
+                break;
+            }
+        }
+        for digit in digits.iter().skip(digits.len() - count) {
+            self.push(*digit);
+        }
+        self
+    }
+
+    fn push(&mut self, byte: u8) {
+        // INVARIANT: the last byte stays NUL, so that the path always ends.
+        debug_assert!(self.length + 1 < ProcPath::SIZE, "a path below /proc does not fit");
+        if let Some(place) = self.bytes.get_mut(self.length).filter(|_| self.length + 1 < ProcPath::SIZE) {
+            *place = byte;
+            self.length += 1;
+        }
+    }
+
+    pub(crate) fn as_c_str(&self) -> &CStr {
+        CStr::from_bytes_until_nul(&self.bytes).unwrap_or_default()
+    }
+}
+
+impl fmt::Debug for ProcPath {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.as_c_str().fmt(out)
+    }
+}
+
+/// Opens a file of `/proc` for reading; `None` if its process is gone.
+pub(crate) fn open(path: &CStr) -> Result<Option<OwnedFd>> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOCTTY;
+    match rustix::io::retry_on_intr(|| rustix::fs::openat(CWD, path, flags, Mode::empty())) {
+        Ok(file) => Ok(Some(file)),
+        Err(errno) => absent(errno),
+    }
+}
+
+/// Reads the next bytes of a file of `/proc`; `None` if its process is gone by now, 0 at the end.
+pub(crate) fn read_some(file: impl AsFd, buffer: &mut [u8]) -> Result<Option<usize>> {
+    let file = file.as_fd();
+    match rustix::io::retry_on_intr(|| rustix::io::read(file, &mut *buffer)) {
+        Ok(length) => Ok(Some(length)),
+        Err(errno) => absent(errno),
+    }
+}
+
+/// Reads a file into `buffer` until it ends or the buffer is full, and returns how many bytes were read.
+///
+/// A process that is gone is [`Errno::NOENT`] or [`Errno::SRCH`] here.
+pub(crate) fn read_file(path: &CStr, buffer: &mut [u8]) -> Result<usize> {
+    let file = open(path)?.ok_or(Errno::NOENT)?;
+    let mut length = 0;
+    loop {
+        let rest = buffer.get_mut(length..).unwrap_or_default();
+        match read_some(&file, rest)?.ok_or(Errno::SRCH)? {
+            0 => return Ok(length),
+            more => length += more,
+        }
+    }
+}
+
+/// Appends the numbers among the names in a directory of a process; nothing if it is gone.
+pub(crate) fn numbers_in(path: &ProcPath, out: &mut Vec<i32>) -> Result<()> {
+    numbers_in_dir(path.as_c_str(), out)
+}
+
+fn numbers_in_dir(path: &CStr, out: &mut Vec<i32>) -> Result<()> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let directory = match rustix::io::retry_on_intr(|| rustix::fs::openat(CWD, path, flags, Mode::empty())) {
+        Ok(directory) => directory,
+        Err(errno) => return absent(errno).map(|_: Option<()>| ()),
+    };
+    let mut buffer = [MaybeUninit::uninit(); 8192];
+    let mut entries = RawDir::new(&directory, &mut buffer);
+    while let Some(entry) = entries.next() {
+        match entry {
+            Ok(entry) => out.extend(text::number::<i32>(entry.file_name().to_bytes())),
+            Err(Errno::INTR) => {}
+            Err(errno) => return absent(errno).map(|_: Option<()>| ()),
+        }
+    }
+    Ok(())
+}
+
+/// Reads a whole file of a process, up to [`TEXT_MAX`]; `None` if the process is gone.
+fn read_text(path: &ProcPath) -> Result<Option<Vec<u8>>> {
+    let Some(file) = open(path.as_c_str())? else { return Ok(None) };
+    let mut text = vec![0; 4096];
+    let mut length = 0;
+    loop {
+        match read_some(&file, text.get_mut(length..).unwrap_or_default())? {
+            None => return Ok(None),
+            Some(0) => break,
+            Some(more) => length += more,
+        }
+        if length == text.len() {
+            if length >= TEXT_MAX {
+                break;
+            }
+            text.resize(length * 2, 0);
+        }
+    }
+    text.truncate(length);
+    Ok(Some(text))
+}
+
+/// Reads a link of a process; `None` if it points nowhere or the process is gone.
+fn read_link(path: &ProcPath) -> Result<Option<PathBuf>> {
+    match rustix::fs::readlinkat(CWD, path.as_c_str(), Vec::new()) {
+        Ok(target) => Ok(Some(PathBuf::from(OsString::from_vec(target.into_bytes())))),
+        Err(errno) => absent(errno),
+    }
+}
+
+/// Turns the two errors that mean "no such process" into `None`.
+///
+/// HAZARD(vanishing-process): opening answers ENOENT once the process was reaped; reading a file that was opened before
+/// answers ESRCH.
+fn absent<T>(errno: Errno) -> Result<Option<T>> {
+    match errno {
+        Errno::NOENT | Errno::SRCH => Ok(None),
+        errno => Err(errno),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_are_built_as_format_builds_them() {
+        for pid in [0, 1, 9, 10, 4_194_304, i32::MAX] {
+            assert_eq!(ProcPath::new(pid, "/stat").as_c_str().to_str().unwrap(), format!("/proc/{pid}/stat"));
+            let path = ProcPath::new(pid, "/task/").number(i32::MAX).text("/children");
+            assert_eq!(path.as_c_str().to_str().unwrap(), format!("/proc/{pid}/task/{}/children", i32::MAX));
+        }
+    }
+
+    #[test]
+    fn own_entry_says_what_std_says() {
+        let pid = crate::process::pid();
+        let stat = read_stat(pid).unwrap().unwrap();
+        assert_eq!(stat.pid, pid);
+        assert_eq!(stat.ppid, crate::process::parent_pid());
+        assert!(stat.is_alive());
+        assert!(stat.threads >= 1 && stat.rss_pages > 0 && stat.vsize > 0);
+        assert_eq!(uid(pid).unwrap(), Some(rustix::process::getuid().as_raw()));
+        assert_eq!(cwd(pid).unwrap(), Some(std::env::current_dir().unwrap()));
+        assert_eq!(exe(pid).unwrap(), Some(std::env::current_exe().unwrap()));
+        assert!(pids().unwrap().contains(&pid));
+        let mut arguments = Vec::new();
+        for argument in std::env::args_os() {
+            arguments.extend(argument.into_encoded_bytes());
+            arguments.push(0);
+        }
+        assert_eq!(cmdline(pid).unwrap().unwrap(), arguments);
+    }
+
+    #[test]
+    fn a_pid_that_nobody_has_is_none_everywhere() {
+        for pid in [i32::MAX, i32::MAX - 1] {
+            assert_eq!(read_stat(pid), Ok(None));
+            assert_eq!(read_status(pid), Ok(None));
+            assert_eq!(cmdline(pid), Ok(None));
+            assert_eq!(environ(pid), Ok(None));
+            assert_eq!(environ_has(pid, b"A=b"), Ok(false));
+            assert_eq!(cwd(pid), Ok(None));
+            assert_eq!(exe(pid), Ok(None));
+        }
+    }
+}

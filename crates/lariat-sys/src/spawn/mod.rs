@@ -1,0 +1,315 @@
+//! Starts a process, with everything about it decided before (`clone(2)`, `execve(2)`).
+//!
+//! Responsible for giving the new program exactly the session, signals, descriptors and directory that were asked for,
+//! and for saying which step failed otherwise. Does not wait for it, and knows no defaults of lariat.
+//!
+//! The child is made as posix_spawn(3) makes it: it shares the parent's memory and the parent sleeps until it has
+//! called exec. That is fast whatever the parent's size, but the child must not touch anything that it could break.
+//! Handles HAZARD(child-in-our-memory), HAZARD(parent-death-signal-race), HAZARD(slot-overlap).
+
+use std::ffi::{CString, c_char};
+use std::fmt;
+use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+
+use crate::identity::Identity;
+use crate::pidfd::PidFd;
+use crate::signal::{Signal, SignalSet};
+use crate::{Errno, Result, call};
+
+mod child;
+mod memory;
+mod path;
+
+use child::{Move, Order, Report};
+use memory::ChildMemory;
+
+/// What is to be executed.
+#[derive(Clone, Debug, Default)]
+pub struct Program {
+    /// The file to execute; `None` is the first of `argv`.
+    pub file: Option<CString>,
+    /// The arguments, the name first.
+    pub argv: Vec<CString>,
+    /// The whole environment, each `NAME=value`.
+    pub env: Vec<CString>,
+    /// The directory to start in; `None` is our own.
+    pub dir: Option<CString>,
+    /// Whether to do as execvp(3) does: look for a file without a slash along the `PATH` of `env`, and give a text file
+    /// that no `#!` explains to `/bin/sh`.
+    pub search_path: bool,
+}
+
+/// How the new process is to differ from us. The default: a child in our session and group, with our directory, that
+/// ignores and blocks no signal and inherits what is not close-on-exec.
+#[derive(Clone, Debug, Default)]
+pub struct SpawnOptions {
+    /// Whether it leads a session, and therefore a group, of its own.
+    pub new_session: bool,
+    /// Whether it leads a process group of its own.
+    pub new_group: bool,
+    /// The signals that it blocks.
+    pub mask: SignalSet,
+    /// The signals that it ignores; all others have their default action.
+    pub ignored: SignalSet,
+    /// The signal that the kernel sends it when the *thread* that spawns it ends (`PR_SET_PDEATHSIG`).
+    pub parent_death: Option<Signal>,
+    /// Its descriptors: each source becomes the slot of that number. Sources and slots may overlap in any way.
+    pub fds: Vec<(RawFd, RawFd)>,
+    /// Whether all other descriptors from 3 on are closed, also those that are not close-on-exec.
+    pub close_others: bool,
+    /// Its nice value, from -20 to 19; `None` is ours.
+    pub nice: Option<i32>,
+}
+
+/// The step at which a spawn failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(i32)]
+pub enum SpawnStep {
+    /// Preparing the call: no arguments, or memory for the child.
+    Prepare = 1,
+    /// Making the process.
+    Clone = 2,
+    /// Starting its session.
+    Session = 3,
+    /// Starting its group.
+    Group = 4,
+    /// Setting the parent-death signal, or the parent was gone by then.
+    ParentDeath = 5,
+    /// Setting the nice value.
+    Nice = 6,
+    /// Putting the descriptors in place.
+    Descriptors = 7,
+    /// Setting dispositions of signals.
+    Signals = 8,
+    /// Entering its directory.
+    Directory = 9,
+    /// Executing the program.
+    Exec = 10,
+    /// Reading the identity of the process; it was killed again.
+    Identity = 11,
+}
+
+impl SpawnStep {
+    const ALL: [SpawnStep; 11] = [
+        SpawnStep::Prepare,
+        SpawnStep::Clone,
+        SpawnStep::Session,
+        SpawnStep::Group,
+        SpawnStep::ParentDeath,
+        SpawnStep::Nice,
+        SpawnStep::Descriptors,
+        SpawnStep::Signals,
+        SpawnStep::Directory,
+        SpawnStep::Exec,
+        SpawnStep::Identity,
+    ];
+
+    /// Returns the step of this number, as a message between processes carries it.
+    pub fn from_number(number: i32) -> Option<SpawnStep> {
+        SpawnStep::ALL.into_iter().find(|step| *step as i32 == number)
+    }
+
+    /// Returns its number.
+    pub fn number(self) -> i32 {
+        self as i32
+    }
+}
+
+impl fmt::Display for SpawnStep {
+    /// Completes the sentence "could not …".
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(match self {
+            SpawnStep::Prepare => "prepare the process",
+            SpawnStep::Clone => "make a process",
+            SpawnStep::Session => "start a session",
+            SpawnStep::Group => "start a process group",
+            SpawnStep::ParentDeath => "set the parent-death signal",
+            SpawnStep::Nice => "set the nice value",
+            SpawnStep::Descriptors => "put descriptors in place",
+            SpawnStep::Signals => "set signal dispositions",
+            SpawnStep::Directory => "enter the directory",
+            SpawnStep::Exec => "execute the program",
+            SpawnStep::Identity => "read the identity of the process",
+        })
+    }
+}
+
+/// A process could not be started. None is left of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SpawnError {
+    /// What was being done.
+    pub step: SpawnStep,
+    /// What the kernel said.
+    pub errno: Errno,
+}
+
+impl fmt::Display for SpawnError {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "could not {}: {}", self.step, self.errno)
+    }
+}
+
+impl std::error::Error for SpawnError {}
+
+/// A child that was started. Dropping it closes the descriptor; the process goes on and remains to be reaped.
+#[derive(Debug)]
+pub struct Child {
+    /// Its number, which is its own until it is reaped.
+    pub pid: i32,
+    /// Its identity.
+    pub identity: Identity,
+    /// A descriptor of it.
+    pub pidfd: PidFd,
+}
+
+/// Starts a program and returns once it is executing it.
+///
+/// Blocks for as long as the kernel takes to execute it: a program on a dead network file system can hold up the calling
+/// thread (HAZARD(vfork-stall)). The process must not ignore CHLD, or the child could be gone before it is named.
+///
+/// # Errors
+/// The first step that failed; the process is gone and reaped then.
+pub fn spawn(program: &Program, options: &SpawnOptions) -> std::result::Result<Child, SpawnError> {
+    let (pid, descriptor) = start(program, options)?;
+    let pidfd = PidFd::from_owned(descriptor);
+    // The child is unreaped, so its number cannot be anybody else's.
+    match Identity::of(pid) {
+        Ok(Some(identity)) => Ok(Child { pid, identity, pidfd }),
+        unknown => {
+            // A process that cannot be named cannot be looked after. Killing our own unreaped child cannot hit a
+            // stranger, and the error that matters is the one below.
+            let _ = pidfd.signal(Signal::KILL);
+            collect(pid);
+            Err(SpawnError { step: SpawnStep::Identity, errno: unknown.err().unwrap_or(Errno::SRCH) })
+        }
+    }
+}
+
+/// Clones the child and lets it run until it has executed the program or failed.
+fn start(program: &Program, options: &SpawnOptions) -> std::result::Result<(i32, OwnedFd), SpawnError> {
+    let failure = |step| move |errno| SpawnError { step, errno };
+    let prepare = failure(SpawnStep::Prepare);
+    let file = program.file.as_ref().or(program.argv.first()).ok_or(Errno::INVAL).map_err(prepare)?;
+    let candidates = match program.search_path {
+        true => path::candidates(file, &program.env).map_err(failure(SpawnStep::Exec))?,
+        false => vec![file.clone()],
+    };
+    let candidates = pointers(&candidates);
+    let argv = pointers(&program.argv);
+    // What execvp(3) runs for a text file without `#!`: the shell, the file in place of argv[0], the other arguments.
+    let shell = c"/bin/sh";
+    let mut shell_argv = vec![shell.as_ptr(), std::ptr::null()];
+    shell_argv.extend(argv.iter().skip(1));
+    if shell_argv.len() == 2 {
+        shell_argv.push(std::ptr::null());
+    }
+    let env = pointers(&program.env);
+    let mut moves = Move::plan(&options.fds).map_err(failure(SpawnStep::Descriptors))?;
+    let close = if options.close_others { child::gaps(&options.fds) } else { Vec::new() };
+    let stray = child::strays(&close).map_err(failure(SpawnStep::Descriptors))?;
+    let mut memory = ChildMemory::new().map_err(prepare)?;
+    let mut order = Order {
+        candidates: &candidates,
+        argv: argv.as_ptr(),
+        shell_argv: program.search_path.then_some(&mut shell_argv),
+        env: env.as_ptr(),
+        dir: program.dir.as_deref(),
+        options,
+        parent: crate::process::pid(),
+        moves: &mut moves,
+        close: &close,
+        stray: stray.as_deref(),
+        report: memory.report(),
+    };
+    let cloned = clone(&mut memory, &mut order);
+    let (pid, descriptor) = cloned.map_err(failure(SpawnStep::Clone))?;
+    match memory.report_text() {
+        None => Ok((pid, descriptor)),
+        Some(Report { step, errno }) => {
+            collect(pid);
+            Err(SpawnError {
+                step: SpawnStep::from_number(step).unwrap_or(SpawnStep::Exec),
+                errno: Errno::from_raw_os_error(errno),
+            })
+        }
+    }
+}
+
+/// Makes the child and sleeps until it has executed a program or exited.
+fn clone(memory: &mut ChildMemory, order: &mut Order<'_>) -> Result<(i32, OwnedFd)> {
+    // HAZARD(child-in-our-memory): a handler that runs in the child would change the parent's memory. Everything is
+    // blocked, the signals of the C library included, until the child has made all dispositions harmless.
+    let mask = crate::signal::change_mask(libc::SIG_SETMASK, SignalSet::full());
+    let shared = libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PIDFD;
+    // Sandboxes that emulate the kernel may refuse shared memory; a copy does the same, slower.
+    let cloned = match clone_with(shared, memory, order) {
+        Err(Errno::INVAL | Errno::NOSYS | Errno::PERM) => clone_with(shared & !libc::CLONE_VM, memory, order),
+        cloned => cloned,
+    };
+    crate::signal::change_mask(libc::SIG_SETMASK, mask);
+    cloned
+}
+
+fn clone_with(flags: libc::c_int, memory: &mut ChildMemory, order: &mut Order<'_>) -> Result<(i32, OwnedFd)> {
+    let mut descriptor: libc::c_int = -1;
+    // SAFETY: the stack is mapped, is used by nobody else, and outlives the child's use of it: with CLONE_VFORK this
+    // thread sleeps until the child has left our memory. `order` is likewise borrowed until then. `child::main` makes
+    // system calls only and never returns. The kernel writes `descriptor` through the pointer before it returns.
+    let pid = unsafe {
+        libc::clone(
+            child::main,
+            memory.stack_top(),
+            flags | libc::SIGCHLD,
+            (&raw mut *order).cast(),
+            &raw mut descriptor,
+        )
+    };
+    let pid = call::check(pid)?;
+    if descriptor < 0 {
+        return Err(Errno::NOSYS);
+    }
+    // SAFETY: the kernel has opened it for us (CLONE_PIDFD, close-on-exec), and nobody else knows it.
+    Ok((pid, unsafe { OwnedFd::from_raw_fd(descriptor) }))
+}
+
+/// Reaps a child that is dead or about to be. Blocks for the moment between its leaving our memory and its end.
+fn collect(pid: i32) {
+    let mut status = 0;
+    // The result is ignored: where CHLD is ignored, or another part of the program reaps everything, ECHILD says that
+    // it was reaped already.
+    // SAFETY: the pointer is to a live integer.
+    let _ = call::retry(|| unsafe { libc::waitpid(pid, &raw mut status, libc::__WALL) });
+}
+
+/// Returns the pointers to the strings, ended by a null one, as execve(2) wants them.
+fn pointers(strings: &[CString]) -> Vec<*const c_char> {
+    strings.iter().map(|string| string.as_ptr()).chain([std::ptr::null()]).collect()
+}
+
+/// A child that [`fork`] made, as the parent sees it.
+pub type Forked = Child;
+
+/// Copies the calling process (`fork(2)`): `None` in the child, the child in the parent.
+///
+/// # Errors
+/// As the kernel says; also if the child cannot be named, and then it was killed.
+///
+/// # Safety
+/// The process must have one thread only: in the copy all others are missing, with whatever locks they held.
+pub unsafe fn fork() -> Result<Option<Forked>> {
+    // SAFETY: the caller promises that there is one thread.
+    let pid = call::check(unsafe { libc::fork() })?;
+    if pid == 0 {
+        return Ok(None);
+    }
+    let named = PidFd::open_pid(pid).and_then(|pidfd| Ok((Identity::of(pid)?.ok_or(Errno::SRCH)?, pidfd)));
+    match named {
+        Ok((identity, pidfd)) => Ok(Some(Child { pid, identity, pidfd })),
+        Err(errno) => {
+            // SAFETY: kill(2) takes two integers; the number is that of our own unreaped child.
+            unsafe { libc::kill(pid, libc::SIGKILL) };
+            collect(pid);
+            Err(errno)
+        }
+    }
+}

@@ -1,0 +1,157 @@
+//! Finds the descendants of a process.
+//!
+//! Responsible for one walk over the tree as it is now. A walk is no snapshot (HAZARD(fork-while-walking)): whoever must
+//! find everybody walks again until the kernel answers ECHILD. Handles HAZARD(children-per-thread).
+
+use std::collections::{HashMap, HashSet};
+use std::sync::OnceLock;
+
+use crate::procfs::{self, ProcPath, Stat};
+use crate::{Errno, Result};
+
+/// Appends the children of all threads of a process, zombies included. A process that is gone has none.
+///
+/// # Errors
+/// [`Errno::OPNOTSUPP`] where the kernel keeps no children lists (`CONFIG_PROC_CHILDREN`).
+pub fn children(pid: i32, out: &mut Vec<i32>) -> Result<()> {
+    if !has_children_lists() {
+        return Err(Errno::OPNOTSUPP);
+    }
+    // HAZARD(children-per-thread): a child belongs to the thread that forked it, and each thread has a list.
+    let mut threads = Vec::new();
+    procfs::numbers_in(&ProcPath::new(pid, "/task"), &mut threads)?;
+    for thread in threads {
+        children_of_thread(pid, thread, out)?;
+    }
+    Ok(())
+}
+
+/// Appends the descendants of `root`, nearest first, without `root` itself; zombies are included.
+///
+/// Processes in `skip` and whatever hangs below them are left out. Each process appears once. Falls back to
+/// [`walk_by_scan`] where the kernel keeps no children lists.
+pub fn walk(root: i32, skip: &[i32], out: &mut Vec<Stat>) -> Result<()> {
+    if !has_children_lists() {
+        return walk_by_scan(root, skip, out);
+    }
+    let mut seen: HashSet<i32> = skip.iter().copied().collect();
+    seen.insert(root);
+    let mut found = Vec::new();
+    children(root, &mut found)?;
+    let mut next = out.len();
+    loop {
+        for pid in found.drain(..) {
+            if seen.insert(pid) {
+                out.extend(procfs::read_stat(pid)?);
+            }
+        }
+        let Some(stat) = out.get(next) else { return Ok(()) };
+        next += 1;
+        // A process that has ended has given its children away. One thread is by far the most common case, and saves
+        // the listing of the threads; a thread that starts right now is found by the next pass.
+        if stat.is_alive() {
+            match stat.threads {
+                1 => children_of_thread(stat.pid, stat.pid, &mut found)?,
+                _ => children(stat.pid, &mut found)?,
+            }
+        }
+    }
+}
+
+/// Does what [`walk`] does by reading every process's parent: slower, and in need of no children lists.
+pub fn walk_by_scan(root: i32, skip: &[i32], out: &mut Vec<Stat>) -> Result<()> {
+    let mut by_parent: HashMap<i32, Vec<Stat>> = HashMap::new();
+    for pid in procfs::pids()? {
+        if let Some(stat) = procfs::read_stat(pid)? {
+            by_parent.entry(stat.ppid).or_default().push(stat);
+        }
+    }
+    let mut parent = root;
+    let mut next = out.len();
+    loop {
+        // Taking the list out makes a second visit find nothing, so stale parents cannot lead in circles.
+        let children = by_parent.remove(&parent).unwrap_or_default();
+        out.extend(children.into_iter().filter(|stat| stat.pid != root && !skip.contains(&stat.pid)));
+        let Some(stat) = out.get(next) else { return Ok(()) };
+        parent = stat.pid;
+        next += 1;
+    }
+}
+
+/// Says whether this kernel keeps children lists in `/proc`; probed once.
+fn has_children_lists() -> bool {
+    static ANSWER: OnceLock<bool> = OnceLock::new();
+    *ANSWER.get_or_init(|| procfs::read_file(c"/proc/thread-self/children", &mut [0; 16]).is_ok())
+}
+
+/// Appends one thread's children; a thread that is gone has none.
+fn children_of_thread(pid: i32, thread: i32, out: &mut Vec<i32>) -> Result<()> {
+    let path = ProcPath::new(pid, "/task/").number(thread).text("/children");
+    let Some(file) = procfs::open(path.as_c_str())? else { return Ok(()) };
+    // The kernel hands out one page per read, so a longer buffer saves nothing.
+    let mut buffer = [0; 4096];
+    let mut list = NumberList::default();
+    loop {
+        match procfs::read_some(&file, &mut buffer)? {
+            None | Some(0) => break,
+            Some(length) => list.feed(buffer.get(..length).unwrap_or_default(), out),
+        }
+    }
+    list.finish(out);
+    Ok(())
+}
+
+/// Reads numbers that are separated by anything else, in pieces that may cut a number in two. Total over all bytes.
+#[derive(Default)]
+struct NumberList {
+    number: Option<i64>,
+}
+
+impl NumberList {
+    fn feed(&mut self, bytes: &[u8], out: &mut Vec<i32>) {
+        for byte in bytes {
+            if byte.is_ascii_digit() {
+                let number =
+                    self.number.unwrap_or(0).saturating_mul(10).saturating_add(i64::from(byte - b'0'));
+                self.number = Some(number);
+            } else {
+                self.finish(out);
+            }
+        }
+    }
+
+    /// Ends the number under way; what is no pid is left out.
+    fn finish(&mut self, out: &mut Vec<i32>) {
+        let number = self.number.take().and_then(|number| i32::try_from(number).ok());
+        out.extend(number.filter(|number| *number > 0));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn numbers(pieces: &[&[u8]]) -> Vec<i32> {
+        let mut out = Vec::new();
+        let mut list = NumberList::default();
+        for piece in pieces {
+            list.feed(piece, &mut out);
+        }
+        list.finish(&mut out);
+        out
+    }
+
+    #[test]
+    fn numbers_survive_a_cut_anywhere() {
+        let text = b"12 345 6 ";
+        for cut in 0..=text.len() {
+            assert_eq!(numbers(&[&text[..cut], &text[cut..]]), [12, 345, 6], "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_pid_is_left_out() {
+        assert_eq!(numbers(&[b"0 99999999999999999999999 -7 x 8\n"]), [7, 8]);
+        assert_eq!(numbers(&[]), [0; 0]);
+    }
+}
