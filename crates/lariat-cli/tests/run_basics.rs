@@ -278,7 +278,8 @@ fn children_that_were_there_before_survive_the_keepers_death_and_a_stop() {
         let own = format!("{} daemon --facts {}", fixture::path(), running.as_arg());
         let text = format!("{helper} & exec {} run --grace 20s -- {own}", path());
         let shell = arena.command("/bin/sh").args(["-c", &text]).own_session().start();
-        (helping.wait_for("ready"), running.wait_for("ready"));
+        helping.wait_for("ready");
+        running.wait_for("ready");
         let helper = helping.pid("leader");
         if is_keeper_killed {
             let keeper =

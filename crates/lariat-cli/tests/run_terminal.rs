@@ -40,17 +40,28 @@ impl Shell {
     /// Types a line and waits for the next prompt; returns what was shown between the two.
     fn answer(&mut self, text: &str) -> String {
         self.line(text);
-        self.pty.wait_for("\n");
-        let before = self.pty.text().len();
+        let from = self.pty.mark();
         self.pty.wait_for("prompt> ");
-        let text = self.pty.text();
-        text[before.min(text.len())..].trim_end_matches("prompt> ").trim().to_owned()
+        let shown = self.pty.between(from, self.pty.mark());
+        // The first line is the echo of what was typed.
+        let (_, answer) = shown.split_once('\n').unwrap_or_default();
+        answer.trim_end_matches("prompt> ").trim().to_owned()
     }
 
     /// Waits until the shell has the terminal again.
     fn wait_for_prompt(&mut self) {
         self.pty.wait_for("prompt> ");
         assert_eq!(self.pty.foreground(), Some(self.bash.pid()));
+    }
+
+    /// Waits until the program with this name (the kernel's) has the terminal.
+    fn wait_for_front(&mut self, comm: &str) {
+        wait_until(&format!("`{comm}` in front"), PATIENCE, || {
+            self.pty.pump();
+            let group = self.pty.foreground()?;
+            let members = self.arena.alive().into_iter().filter(|seen| seen.group == group);
+            members.into_iter().any(|seen| seen.comm == comm).then_some(())
+        });
     }
 
     /// Leaves the shell; nothing of it may be left.
@@ -223,7 +234,7 @@ fn a_shell_inside_has_jobs_of_its_own() {
         shell.line(&format!("PS1='inner> ' {prefix}{bash} --norc --noprofile --noediting -i"));
         shell.pty.wait_for("inner> ");
         shell.line("cat");
-        shell.pty.wait_for("cat");
+        shell.wait_for_front("cat");
         shell.pty.send("hello\n");
         shell.pty.wait_for("\nhello\nhello");
         shell.pty.send(STOP);
@@ -245,6 +256,7 @@ fn a_shell_inside_has_jobs_of_its_own() {
 fn stopped_in_the_background_and_in_front_again() {
     both(|shell, prefix| {
         shell.line(&format!("{prefix}cat"));
+        shell.wait_for_front("cat");
         shell.pty.send("one\n");
         shell.pty.wait_for("one\none");
         shell.pty.send(STOP);
@@ -301,16 +313,20 @@ fn two_under_one_runner_both_end_and_the_runner_hears_it() {
     let python = need!("python3");
     both(|shell, prefix| {
         let (one, two) = (shell.arena.facts("one"), shell.arena.facts("two"));
-        let program = "import os,subprocess,sys\n\
+        let program = "import subprocess,sys\n\
+                       import signal\n\
+                       signal.signal(signal.SIGINT, lambda *a: print('hea'+'rd', flush=True))\n\
                        a = [subprocess.Popen(['/bin/bash','-c','exec '+c]) for c in sys.argv[1:]]\n\
-                       try:\n  [p.wait() for p in a]\nexcept KeyboardInterrupt:\n  print('he'+'ard', [p.wait() for p in a])\n";
+                       print('en'+'ded', [p.wait() for p in a])\n";
         let script = shell.arena.write("runner.py", program);
         let own = |dir: String| format!("\"{prefix}$F alone --facts {dir}\"");
         let line = format!("{python} {} {} {}", script.display(), own(one.as_arg()), own(two.as_arg()));
         shell.line(&line);
-        (one.wait_for("ready"), two.wait_for("ready"));
+        one.wait_for("ready");
+        two.wait_for("ready");
         shell.pty.send(INTERRUPT);
-        shell.pty.wait_for("heard [-2, -2]");
+        shell.pty.wait_for("heard");
+        shell.pty.wait_for("ended [-2, -2]");
         shell.wait_for_prompt();
     });
 }

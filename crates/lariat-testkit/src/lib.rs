@@ -29,6 +29,7 @@ pub mod needs;
 pub mod net;
 pub mod pty;
 pub mod reaper;
+pub mod stack;
 pub mod subject;
 pub mod wait;
 
@@ -36,4 +37,5 @@ pub use arena::Arena;
 pub use command::{Command, Ending, Running};
 pub use facts::Facts;
 pub use pty::Pty;
+pub use stack::Stack;
 pub use wait::{PATIENCE, wait_until};

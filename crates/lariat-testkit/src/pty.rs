@@ -122,6 +122,18 @@ impl Pty {
         plain(&self.seen[self.mark.min(self.seen.len())..])
     }
 
+    /// Returns the place up to which the last [`Pty::wait_for`] or [`Pty::skip`] came, for [`Pty::between`].
+    #[must_use]
+    pub fn mark(&self) -> usize {
+        self.mark
+    }
+
+    /// Returns what was shown between two marks, without escape sequences.
+    #[must_use]
+    pub fn between(&self, from: usize, to: usize) -> String {
+        plain(self.seen.get(from..to).unwrap_or_default())
+    }
+
     /// Forgets what was shown up to now, so that the next [`Pty::wait_for`] looks at later output only.
     pub fn skip(&mut self) {
         self.pump();
