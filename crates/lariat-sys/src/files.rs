@@ -45,6 +45,14 @@ pub fn splice_to_file(pipe: impl AsFd, file: impl AsFd, max: usize) -> Result<us
     rustix::io::retry_on_intr(|| rustix::pipe::splice(pipe, None, file, None, max, flags))
 }
 
+/// Gives a pipe another size in bytes; what is in it stays (`F_SETPIPE_SZ`).
+///
+/// # Errors
+/// [`Errno::PERM`] when the pipes of this user hold as much as they may; [`Errno::BUSY`] when more is in it than fits.
+pub fn resize_pipe(pipe: impl AsFd, bytes: usize) -> Result<()> {
+    rustix::pipe::fcntl_setpipe_size(pipe, bytes).map(drop)
+}
+
 /// Returns how many bytes wait in a pipe (`FIONREAD`).
 pub fn pipe_fill(pipe: impl AsFd) -> Result<usize> {
     rustix::io::ioctl_fionread(pipe).map(|bytes| usize::try_from(bytes).unwrap_or(usize::MAX))
@@ -55,6 +63,24 @@ pub fn set_nonblocking(file: impl AsFd, is_nonblocking: bool) -> Result<()> {
     let flags = rustix::fs::fcntl_getfl(&file)?;
     let wanted = if is_nonblocking { flags | OFlags::NONBLOCK } else { flags - OFlags::NONBLOCK };
     if wanted == flags { Ok(()) } else { rustix::fs::fcntl_setfl(&file, wanted) }
+}
+
+/// Makes descriptor number `slot` (0, 1 or 2) another one for the same description as `file`, not close-on-exec.
+///
+/// # Errors
+/// [`Errno::BADF`] for any other slot: who owns that number would not notice.
+pub fn replace_stream(file: impl AsFd, slot: i32) -> Result<()> {
+    match slot {
+        0 => rustix::stdio::dup2_stdin(file),
+        1 => rustix::stdio::dup2_stdout(file),
+        2 => rustix::stdio::dup2_stderr(file),
+        _ => Err(Errno::BADF),
+    }
+}
+
+/// Reads what is there, at most as much as `bytes` holds; 0 is the end (`read(2)`). Blocks as the description does.
+pub fn read(file: impl AsFd, bytes: &mut [u8]) -> Result<usize> {
+    rustix::io::read(file, bytes)
 }
 
 /// Returns an empty file that lives in memory and has a name only for `/proc` (`memfd_create(2)`).
