@@ -65,6 +65,24 @@ pub fn set_nonblocking(file: impl AsFd, is_nonblocking: bool) -> Result<()> {
     if wanted == flags { Ok(()) } else { rustix::fs::fcntl_setfl(&file, wanted) }
 }
 
+/// Makes descriptor number `slot` (0, 1 or 2) another one for the same description as `file`, not close-on-exec.
+///
+/// # Errors
+/// [`Errno::BADF`] for any other slot: who owns that number would not notice.
+pub fn replace_stream(file: impl AsFd, slot: i32) -> Result<()> {
+    match slot {
+        0 => rustix::stdio::dup2_stdin(file),
+        1 => rustix::stdio::dup2_stdout(file),
+        2 => rustix::stdio::dup2_stderr(file),
+        _ => Err(Errno::BADF),
+    }
+}
+
+/// Reads what is there, at most as much as `bytes` holds; 0 is the end (`read(2)`). Blocks as the description does.
+pub fn read(file: impl AsFd, bytes: &mut [u8]) -> Result<usize> {
+    rustix::io::read(file, bytes)
+}
+
 /// Returns an empty file that lives in memory and has a name only for `/proc` (`memfd_create(2)`).
 pub fn memfd(name: &CStr) -> Result<OwnedFd> {
     rustix::fs::memfd_create(name, MemfdFlags::CLOEXEC)

@@ -178,4 +178,18 @@ mod tests {
             assert_eq!(Identity::of(pid), Ok(None), "{pid}");
         }
     }
+
+    proptest::proptest! {
+        #[test]
+        fn any_text_is_a_boot_id_or_refused(text in ".{0,40}|[0-9a-f-]{36}") {
+            if let Ok(id) = text.parse::<BootId>() {
+                proptest::prop_assert_eq!(id.to_string(), text.to_lowercase());
+            }
+        }
+
+        #[test]
+        fn any_boot_id_is_read_back(bytes in proptest::array::uniform16(proptest::num::u8::ANY)) {
+            proptest::prop_assert_eq!(BootId(bytes).to_string().parse(), Ok(BootId(bytes)));
+        }
+    }
 }

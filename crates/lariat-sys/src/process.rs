@@ -88,6 +88,16 @@ pub unsafe fn remember_argv(argc: c_int, argv: *const *const c_char) {
     ARGUMENTS.store(first.cast_mut(), Ordering::Release);
 }
 
+/// Returns the first argument, the name that we were started by; `None` until [`remember_argv`].
+pub fn first_argument() -> Option<&'static [u8]> {
+    let area = ARGUMENTS.load(Ordering::Acquire);
+    if area.is_null() {
+        return None;
+    }
+    // SAFETY: the area begins with the first argument, ends in NUL, and lives as long as the process.
+    Some(unsafe { CStr::from_ptr(area) }.to_bytes())
+}
+
 /// Overwrites what `/proc/PID/cmdline` shows of us, so that `pkill -f COMMAND` does not take us for the command.
 ///
 /// Cuts what does not fit. `std::env::args` shows the overwritten text from then on. Returns `false`, having done

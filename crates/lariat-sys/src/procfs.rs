@@ -146,7 +146,15 @@ pub fn cmdline(pid: i32) -> Result<Option<Vec<u8>>> {
 /// # Errors
 /// [`Errno::ACCESS`] or [`Errno::PERM`] for a process that we may not look into.
 pub fn environ(pid: i32) -> Result<Option<Vec<u8>>> {
-    read_text(&ProcPath::new(pid, "/environ"))
+    match read_text(&ProcPath::new(pid, "/environ")) {
+        // A zombie has no memory left, and what it has in /proc is root's: to others that looks like a refusal.
+        Err(errno @ (Errno::ACCESS | Errno::PERM)) => match read_stat(pid)? {
+            Some(stat) if stat.is_alive() => Err(errno),
+            Some(_) => Ok(Some(Vec::new())),
+            None => Ok(None),
+        },
+        read => read,
+    }
 }
 
 /// Says whether a process was started with exactly this entry (`NAME=value`); `false` if there is no such process.

@@ -154,4 +154,14 @@ mod tests {
         assert_eq!(numbers(&[b"0 99999999999999999999999 -7 x 8\n"]), [7, 8]);
         assert_eq!(numbers(&[]), [0; 0]);
     }
+
+    proptest::proptest! {
+        #[test]
+        fn any_bytes_give_pids_only(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..200), cut in 0..200_usize) {
+            let cut = cut.min(bytes.len());
+            let whole = numbers(&[&bytes]);
+            proptest::prop_assert!(whole.iter().all(|pid| *pid > 0));
+            proptest::prop_assert_eq!(&numbers(&[&bytes[..cut], &bytes[cut..]]), &whole);
+        }
+    }
 }

@@ -178,4 +178,22 @@ mod tests {
         assert_eq!(short.listener(table), None);
         assert_eq!(Message { payload: &[], ..short }.error(), Errno::BADMSG);
     }
+
+    proptest::proptest! {
+        #[test]
+        fn any_bytes_are_read_or_refused(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..200), length in 0..200_u8) {
+            let mut bytes = bytes;
+            if let [first, second, third, fourth, ..] = bytes.as_mut_slice() {
+                // A plausible length, so that more than the first check is reached.
+                (*first, *second, *third, *fourth) = (length, 0, 0, 0);
+            }
+            if let Some(message) = Message::first(&bytes) {
+                proptest::prop_assert!(message.aligned_length() >= HEADER);
+                let _ = message.error();
+                for table in Table::ALL {
+                    let _ = message.listener(table);
+                }
+            }
+        }
+    }
 }

@@ -89,6 +89,8 @@ pub(super) fn number<T: FromStr>(word: &[u8]) -> Option<T> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     const TCP: Table = Table { proto: Proto::Tcp, is_v6: false };
@@ -127,6 +129,38 @@ mod tests {
             b"0: 0100007F:11F90 0 0A 0 0 0 1 0 0",
         ] {
             assert_eq!(parse(line, TCP), None, "{}", line.escape_ascii());
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_parsed_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            for table in Table::ALL {
+                let _ = parse(&bytes, table);
+            }
+        }
+
+        #[test]
+        fn any_line_like_text_is_survived(text in "[0-9]: [0-9A-F]{0,34}:?[0-9A-F]{0,5} [0-9A-F:]{0,8} (0A|07|..) ([0-9:]{1,4} ){0,8}") {
+            for table in Table::ALL {
+                let _ = parse(text.as_bytes(), table);
+            }
+        }
+
+        #[test]
+        fn any_address_is_read_back(ip in any::<IpAddr>(), port in any::<u16>(), uid in any::<u32>(), inode in any::<u64>()) {
+            let octets = match ip {
+                IpAddr::V4(ip) => ip.octets().to_vec(),
+                IpAddr::V6(ip) => ip.octets().to_vec(),
+            };
+            let mut word = String::new();
+            for chunk in octets.chunks(4) {
+                word += &format!("{:08X}", u32::from_ne_bytes(chunk.try_into().unwrap()));
+            }
+            let line = format!("  1: {word}:{port:04X} {word}:0000 0A 0:0 00:0 0 {uid} 0 {inode} 1 0 100 0 0 10 0");
+            let table = Table { proto: Proto::Tcp, is_v6: ip.is_ipv6() };
+            let expected = Listener { proto: Proto::Tcp, addr: SocketAddr::new(ip, port), inode, uid };
+            prop_assert_eq!(parse(line.as_bytes(), table), Some(expected));
         }
     }
 }

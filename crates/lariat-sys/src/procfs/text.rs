@@ -188,6 +188,8 @@ fn signals(value: &[u8]) -> Option<SignalSet> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     const REST: &[u8] =
@@ -251,5 +253,37 @@ mod tests {
         assert_eq!((status.real_user, status.effective_user, status.saved_user), (1, 2, 3));
         assert_eq!(status.signals.ignored, SignalSet::from_bits(1 << 12));
         assert_eq!(super::status(b"Uid:\t1\t2\t3\t4\n"), None);
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_parsed_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+            let _ = stat(&bytes);
+            let _ = status(&bytes);
+            let _ = number::<i32>(&bytes);
+            prop_assert!(Comm::new(&bytes).as_bytes().len() <= 16);
+            prop_assert!(!Comm::new(&bytes).to_string().chars().any(char::is_control));
+        }
+
+        #[test]
+        fn any_name_leaves_the_fields_alone(name in proptest::collection::vec(any::<u8>(), 0..64)) {
+            let parsed = stat(&line(&name)).unwrap();
+            prop_assert_eq!(Stat { comm: Comm::new(b"sh"), ..parsed }, stat(&line(b"sh")).unwrap());
+            prop_assert_eq!(parsed.comm.as_bytes(), &name[..name.len().min(16)]);
+        }
+
+        #[test]
+        fn any_damage_is_survived(at in 0..200_usize, byte in any::<u8>(), cut in 0..200_usize) {
+            let mut line = line(b"a) S (b");
+            if let Some(place) = line.get_mut(at) {
+                *place = byte;
+            }
+            let _ = stat(&line[..cut.min(line.len())]);
+        }
+
+        #[test]
+        fn any_status_like_text_is_survived(text in "(Uid|SigBlk|SigIgn|SigCgt|X)?:?[\\t 0-9a-f]{0,40}\n?(Uid:.{0,20}\n)?") {
+            let _ = status(text.as_bytes());
+        }
     }
 }

@@ -210,4 +210,13 @@ mod tests {
             assert_eq!(Signal::from_number(number), None);
         }
     }
+
+    proptest::proptest! {
+        #[test]
+        fn any_text_is_a_signal_or_refused(text in ".{0,12}") {
+            if let Ok(signal) = text.parse::<Signal>() {
+                proptest::prop_assert_eq!(signal.to_string().parse(), Ok(signal));
+            }
+        }
+    }
 }

@@ -244,3 +244,43 @@ unsafe fn execute(path: *const c_char, argv: *const *const c_char, env: *const *
     unsafe { libc::execve(path, argv, env) };
     call::errno()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::fd::AsRawFd;
+
+    #[test]
+    fn only_sources_in_the_way_leave_their_number() {
+        let moves = Move::plan(&[(3, 4), (4, 3), (9, 5), (6, 6), (9, 7)]).unwrap();
+        let above: Vec<_> = moves.iter().map(|step| step.above).collect();
+        assert_eq!(above, [Some(8), Some(8), None, None, None]);
+        assert_eq!(Move::plan(&[]), Ok(vec![]));
+    }
+
+    #[test]
+    fn impossible_slots_are_refused() {
+        assert_eq!(Move::plan(&[(-1, 3)]), Err(Errno::BADF));
+        assert_eq!(Move::plan(&[(3, -1)]), Err(Errno::BADF));
+        assert_eq!(Move::plan(&[(3, 5), (4, 5)]), Err(Errno::INVAL));
+    }
+
+    #[test]
+    fn gaps_are_what_the_slots_leave() {
+        let end = RawFd::MAX;
+        assert_eq!(gaps(&[]), [(3, end)]);
+        assert_eq!(gaps(&[(9, 0), (9, 1), (9, 2)]), [(3, end)]);
+        assert_eq!(gaps(&[(9, 7), (9, 3), (9, 4)]), [(5, 6), (8, end)]);
+        assert_eq!(gaps(&[(9, 5)]), [(3, 4), (6, end)]);
+    }
+
+    #[test]
+    fn open_descriptors_are_found_one_by_one() {
+        let (read, write) = crate::files::pipe(0).unwrap();
+        let (read, write) = (read.as_raw_fd(), write.as_raw_fd());
+        let found = list_strays(&[(read, read)]).unwrap();
+        assert_eq!(found, [read]);
+        let found = list_strays(&gaps(&[(0, read)])).unwrap();
+        assert!(found.contains(&write) && !found.contains(&read) && !found.contains(&2));
+    }
+}

@@ -5,11 +5,13 @@
 //!
 //! The child is made as posix_spawn(3) makes it: it shares the parent's memory and the parent sleeps until it has
 //! called exec. That is fast whatever the parent's size, but the child must not touch anything that it could break.
-//! Handles HAZARD(child-in-our-memory), HAZARD(parent-death-signal-race), HAZARD(slot-overlap).
+//! Handles HAZARD(child-in-our-memory), HAZARD(parent-death-signal-race), HAZARD(slot-overlap),
+//! HAZARD(vfork-stall).
 
 use std::ffi::{CString, c_char};
 use std::fmt;
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::identity::Identity;
 use crate::pidfd::PidFd;
@@ -162,7 +164,10 @@ pub struct Child {
     pub pidfd: PidFd,
 }
 
-/// Starts a program and returns once it is executing it.
+/// Starts a process and returns once it has taken on its program, so that nothing can fail any more.
+///
+/// HAZARD(exec-not-finished): for a moment after that the kernel still closes its close-on-exec descriptors and lays out
+/// its arguments: a look into `/proc` may find the former there and the latter empty.
 ///
 /// Blocks for as long as the kernel takes to execute it: a program on a dead network file system can hold up the calling
 /// thread (HAZARD(vfork-stall)). The process must not ignore CHLD, or the child could be gone before it is named.
@@ -170,7 +175,7 @@ pub struct Child {
 /// # Errors
 /// The first step that failed; the process is gone and reaped then.
 pub fn spawn(program: &Program, options: &SpawnOptions) -> std::result::Result<Child, SpawnError> {
-    let (pid, descriptor) = start(program, options)?;
+    let (pid, descriptor) = start(program, options, How::usual())?;
     let pidfd = PidFd::from_owned(descriptor);
     // The child is unreaped, so its number cannot be anybody else's.
     match Identity::of(pid) {
@@ -185,8 +190,32 @@ pub fn spawn(program: &Program, options: &SpawnOptions) -> std::result::Result<C
     }
 }
 
+/// What a spawn takes from its surroundings, so that the tests can choose other ones.
+#[derive(Clone, Copy)]
+struct How {
+    /// The ways to make a child, in order; the next one is taken where the kernel does not know one.
+    ways: &'static [libc::c_int],
+    /// The pid that the child must have as its parent.
+    parent: i32,
+}
+
+impl How {
+    fn usual() -> How {
+        How { ways: &WAYS, parent: crate::process::pid() }
+    }
+}
+
+/// The child in our memory; and a copy, slower and otherwise the same, for sandboxes that emulate a kernel and refuse to
+/// share memory between processes. In both the parent sleeps until the child has executed its program.
+const WAYS: [libc::c_int; 2] =
+    [libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PIDFD, libc::CLONE_VFORK | libc::CLONE_PIDFD];
+
 /// Clones the child and lets it run until it has executed the program or failed.
-fn start(program: &Program, options: &SpawnOptions) -> std::result::Result<(i32, OwnedFd), SpawnError> {
+fn start(
+    program: &Program,
+    options: &SpawnOptions,
+    how: How,
+) -> std::result::Result<(i32, OwnedFd), SpawnError> {
     let failure = |step| move |errno| SpawnError { step, errno };
     let prepare = failure(SpawnStep::Prepare);
     let file = program.file.as_ref().or(program.argv.first()).ok_or(Errno::INVAL).map_err(prepare)?;
@@ -215,13 +244,13 @@ fn start(program: &Program, options: &SpawnOptions) -> std::result::Result<(i32,
         env: env.as_ptr(),
         dir: program.dir.as_deref(),
         options,
-        parent: crate::process::pid(),
+        parent: how.parent,
         moves: &mut moves,
         close: &close,
         stray: stray.as_deref(),
         report: memory.report(),
     };
-    let cloned = clone(&mut memory, &mut order);
+    let cloned = clone(how.ways, &mut memory, &mut order);
     let (pid, descriptor) = cloned.map_err(failure(SpawnStep::Clone))?;
     match memory.report_text() {
         None => Ok((pid, descriptor)),
@@ -236,16 +265,17 @@ fn start(program: &Program, options: &SpawnOptions) -> std::result::Result<(i32,
 }
 
 /// Makes the child and sleeps until it has executed a program or exited.
-fn clone(memory: &mut ChildMemory, order: &mut Order<'_>) -> Result<(i32, OwnedFd)> {
+fn clone(ways: &[libc::c_int], memory: &mut ChildMemory, order: &mut Order<'_>) -> Result<(i32, OwnedFd)> {
     // HAZARD(child-in-our-memory): a handler that runs in the child would change the parent's memory. Everything is
     // blocked, the signals of the C library included, until the child has made all dispositions harmless.
     let mask = crate::signal::change_mask(libc::SIG_SETMASK, SignalSet::full());
-    let shared = libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PIDFD;
-    // Sandboxes that emulate the kernel may refuse shared memory; a copy does the same, slower.
-    let cloned = match clone_with(shared, memory, order) {
-        Err(Errno::INVAL | Errno::NOSYS | Errno::PERM) => clone_with(shared & !libc::CLONE_VM, memory, order),
-        cloned => cloned,
-    };
+    let mut cloned = Err(Errno::NOSYS);
+    for way in ways {
+        cloned = clone_with(*way, memory, order);
+        if !matches!(cloned, Err(Errno::INVAL | Errno::NOSYS | Errno::PERM)) {
+            break;
+        }
+    }
     crate::signal::change_mask(libc::SIG_SETMASK, mask);
     cloned
 }
@@ -312,4 +342,98 @@ pub unsafe fn fork() -> Result<Option<Forked>> {
             Err(errno)
         }
     }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::reap::{self, Exit};
+
+    fn shell(script: &str) -> Program {
+        let words = ["/bin/sh", "-c", script];
+        Program { argv: words.map(|word| CString::new(word).unwrap()).to_vec(), ..Program::default() }
+    }
+
+    fn exit(program: &Program, options: &SpawnOptions, how: How) -> std::result::Result<Exit, SpawnError> {
+        let (pid, descriptor) = start(program, options, how)?;
+        assert_eq!(PidFd::from_owned(descriptor).wait_exit(None), Ok(true));
+        Ok(reap::reap(pid).unwrap().unwrap().0)
+    }
+
+    #[test]
+    fn every_way_starts_programs_and_reports_failures() {
+        let options = SpawnOptions { new_session: true, ..SpawnOptions::default() };
+        for way in WAYS.chunks(1) {
+            let how = How { ways: way, ..How::usual() };
+            assert_eq!(exit(&shell("exit 7"), &options, how), Ok(Exit::Code(7)));
+            let missing = Program { file: Some(c"/missing".to_owned()), ..shell("") };
+            let error = SpawnError { step: SpawnStep::Exec, errno: Errno::NOENT };
+            assert_eq!(exit(&missing, &options, how), Err(error));
+            assert_eq!(reap::peek(), Err(Errno::CHILD), "a failed spawn left a child");
+        }
+    }
+
+    #[test]
+    fn a_way_that_the_kernel_refuses_is_passed_over() {
+        // CLONE_SIGHAND without CLONE_VM is invalid by definition.
+        let how = How { ways: &[libc::CLONE_SIGHAND, WAYS[0]], ..How::usual() };
+        assert_eq!(exit(&shell("exit 3"), &SpawnOptions::default(), how), Ok(Exit::Code(3)));
+        let how = How { ways: &[libc::CLONE_SIGHAND], ..How::usual() };
+        let error = SpawnError { step: SpawnStep::Clone, errno: Errno::INVAL };
+        assert_eq!(exit(&shell(""), &SpawnOptions::default(), how), Err(error));
+    }
+
+    #[test]
+    fn a_parent_that_is_gone_is_noticed() {
+        // As if the parent had died before the child set its parent-death signal: its parent is somebody else now.
+        let how = How { parent: crate::process::pid() + 1, ..How::usual() };
+        let options = SpawnOptions { parent_death: Some(Signal::TERM), ..SpawnOptions::default() };
+        let error = SpawnError { step: SpawnStep::ParentDeath, errno: Errno::SRCH };
+        assert_eq!(exit(&shell(""), &options, how), Err(error));
+    }
+
+    #[test]
+    fn steps_have_one_number_each() {
+        for step in SpawnStep::ALL {
+            assert_eq!(SpawnStep::from_number(step.number()), Some(step));
+        }
+        for number in [i32::MIN, -1, 0, SpawnStep::ALL.len() as i32 + 1, i32::MAX] {
+            assert_eq!(SpawnStep::from_number(number), None);
+        }
+    }
+}
+
+/// As [`fork`], for a process that has one thread; checked, so no caller has to promise it.
+///
+/// # Errors
+/// [`Errno::BUSY`] where there are more threads; otherwise as [`fork`].
+pub fn fork_alone() -> Result<Option<Forked>> {
+    // A task directory has two links of its own and one for each thread.
+    let threads = rustix::fs::stat("/proc/self/task")?.st_nlink.saturating_sub(2);
+    if threads != 1 {
+        return Err(Errno::BUSY);
+    }
+    // SAFETY: this is the only thread, and only it could start another.
+    unsafe { fork() }
+}
+
+/// Slots that [`inherit`] gave out, a bit each.
+static INHERITED: AtomicU64 = AtomicU64::new(0);
+
+/// Takes a descriptor that our parent placed in this slot (3 to 63) by [`SpawnOptions::fds`], if it is open, and makes
+/// it close-on-exec. Each slot can be taken once.
+///
+/// Call it before anything in the process opens descriptors: what is found in a slot is taken for the parent's.
+pub fn inherit(slot: RawFd) -> Option<OwnedFd> {
+    let bit = u32::try_from(slot).ok().filter(|slot| (3..64).contains(slot)).map(|slot| 1_u64 << slot)?;
+    // SAFETY: fcntl(2) with F_SETFD takes integers, and fails for a descriptor that is not open.
+    if unsafe { libc::fcntl(slot, libc::F_SETFD, libc::FD_CLOEXEC) } < 0 {
+        return None;
+    }
+    if INHERITED.fetch_or(bit, Ordering::Relaxed) & bit != 0 {
+        return None;
+    }
+    // SAFETY: the descriptor is open, the parent put it there for us by the caller's word, and the bit says that
+    // nobody was given it before.
+    Some(unsafe { OwnedFd::from_raw_fd(slot) })
 }

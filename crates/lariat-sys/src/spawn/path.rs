@@ -30,7 +30,8 @@ pub(super) fn candidates(file: &CStr, env: &[CString]) -> Result<Vec<CString>> {
     }
     // The first entry counts where there are several, as for getenv(3).
     let path = env.iter().find_map(|entry| entry.to_bytes().strip_prefix(b"PATH=")).unwrap_or(DEFAULT_PATH);
-    // An element that is too long is passed over; an empty one is the working directory.
+    // An element that is too long is passed over; an empty one is the working directory. (After one that is too long
+    // glibc tries the working directory as well, by mistake; that is not copied.)
     let elements = path.split(|byte| *byte == b':').filter(|element| element.len() < PATH_MAX - 1);
     let mut candidates = Vec::new();
     for element in elements {

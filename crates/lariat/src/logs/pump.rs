@@ -418,7 +418,7 @@ impl Work {
                 state = FlowState::Abandoned;
                 break;
             }
-            let done = pipe.drain.drain(left);
+            let done = pipe.drain.drain_to_empty(left);
             pipe.publish(done.moved, done.dropped);
             left = if done.is_empty { 0 } else { left.saturating_sub(done.total()) };
         }

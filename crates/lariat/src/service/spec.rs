@@ -27,7 +27,9 @@ pub struct ServiceName(String);
 
 /// Why a text is not a service name.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("`{text}` is not a service name: 1 to 63 letters, digits, `-` or `_`, starting with a letter or a digit")]
+#[error(
+    "`{text}` is not a service name: 1 to 63 letters, digits, `-` or `_`, starting with a letter or a digit"
+)]
 pub struct ServiceNameError {
     text: String,
 }
@@ -41,7 +43,11 @@ impl ServiceName {
         let text = text.into();
         let starts_well = text.starts_with(|c: char| c.is_ascii_alphanumeric());
         let is_plain = text.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_');
-        if starts_well && is_plain && text.len() <= 63 { Ok(Self(text)) } else { Err(ServiceNameError { text }) }
+        if starts_well && is_plain && text.len() <= 63 {
+            Ok(Self(text))
+        } else {
+            Err(ServiceNameError { text })
+        }
     }
 
     /// Returns the name as text.

@@ -1,0 +1,353 @@
+//! Carries out what the [machine](super::machine) decides.
+
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStrExt;
+use std::time::{Duration, Instant};
+
+use lariat_keeper::client::{Keeper, Received};
+use lariat_keeper::contain::lineage::Lineage;
+use lariat_keeper::ending::Ending as Adoption;
+use lariat_keeper::entry::{Holdings, become_keeper};
+use lariat_keeper::stop::StopPlan;
+use lariat_keeper::wire::{Notice, Plan};
+use lariat_sys::spawn::SpawnStep;
+use lariat_sys::identity::Identity;
+use lariat_sys::poll::{self, PollFd, PollFlags};
+use lariat_sys::signal::{self, Signal, SignalFd, SignalSet};
+use lariat_sys::{Errno, files, process, procfs, reap, sockets, spawn, tree};
+
+use super::machine::{Action, Ending, Event, Machine};
+use super::ties::{Cut, Ties, take_stdin};
+use super::{RunError, RunOptions, c_string};
+
+/// Signals that ask to end.
+const ASKS: [Signal; 4] = [Signal::INT, Signal::TERM, Signal::HUP, Signal::QUIT];
+/// Signals that stop a job; the command's own stop is followed instead.
+const STOPS: [Signal; 3] = [Signal::TSTP, Signal::TTIN, Signal::TTOU];
+/// Signals that the kernel raises for a fault of ours; they have to end us.
+const FAULTS: [Signal; 7] =
+    [Signal::SEGV, Signal::BUS, Signal::ILL, Signal::FPE, Signal::TRAP, Signal::ABRT, Signal::SYS];
+
+/// Runs the command, blocks until everything it started is gone, and returns how lariat has to exit.
+///
+/// The calling process must have one thread only. It becomes a child subreaper; its signals are blocked and its
+/// standard input and output become `/dev/null` (standard error stays, for what lariat has to say).
+///
+/// # Errors
+/// [`RunError`] when the command could not be started; nothing is left then.
+pub fn run(options: &RunOptions) -> Result<Ending, RunError> {
+    let own = |step| move |errno: Errno| RunError::Own { step, errno: errno.raw_os_error() };
+    let before = before();
+    let mut ties = Ties { terminal: files::open_tty().ok(), ..Ties::default() };
+    if options.has_lifeline {
+        ties.lifeline = Some(take_stdin().map_err(own("take standard input as the lifeline"))?);
+    }
+    if options.dies_with_parent && !ties.hold_caller().map_err(own("watch the caller"))? {
+        return Err(RunError::Own { step: "watch the caller, which is gone", errno: Errno::SRCH.raw_os_error() });
+    }
+    process::set_subreaper(true).map_err(own("become a child subreaper"))?;
+    let signals = SignalFd::new(heard()).map_err(own("hear signals"))?;
+    let (ours, theirs) = sockets::seqpacket_pair().map_err(own("make a socket pair"))?;
+    let me = Identity::current();
+    let plan = plan(options, &before, ties.terminal.is_some(), me);
+    let stop = plan.stop;
+    let forked = spawn::fork_alone().map_err(own("fork the keeper"))?;
+    let Some(child) = forked else {
+        // The keeper. What it does not need must not outlive us in it.
+        drop((ours, signals, ties));
+        process::exit_now(become_keeper(plan, theirs, me, Holdings::default()));
+    };
+    drop(theirs);
+    files::set_nonblocking(&ours, true).map_err(own("prepare the socket"))?;
+    let keeper = Keeper::from_fork(child.identity, ours, child.pidfd);
+    let hears_hangup = !before.ignored.contains(Signal::HUP);
+    Driver {
+        keeper: Some(keeper),
+        machine: Machine::new(options.grace, hears_hangup),
+        signals,
+        ties,
+        stop,
+        strangers: before.children,
+        leader: None,
+        adoption: None,
+    }
+    .run()
+}
+
+/// How things were when lariat began, which is how the command has to find them.
+struct Before {
+    mask: SignalSet,
+    ignored: SignalSet,
+    /// Children that were there before: a shell that started helpers and then exec'd us.
+    children: Vec<i32>,
+}
+
+fn before() -> Before {
+    let ignored = signal::ignored();
+    // HAZARD(sigchld-ignored): with CHLD ignored the kernel reaps for us and no exit code is ever seen.
+    let _ = signal::set_default(Signal::CHLD);
+    let mut blocked = SignalSet::full();
+    for fault in FAULTS {
+        blocked = blocked.without(fault);
+    }
+    let mask = signal::block(blocked);
+    let mut children = Vec::new();
+    if reap::has_children() {
+        let _ = tree::children(process::pid(), &mut children);
+    }
+    Before { mask, ignored, children }
+}
+
+fn heard() -> SignalSet {
+    let mut heard = SignalSet::full();
+    for fault in FAULTS {
+        heard = heard.without(fault);
+    }
+    heard
+}
+
+fn plan(options: &RunOptions, before: &Before, has_terminal: bool, me: Identity) -> Plan {
+    let name = options.command.first().map(|c| std::path::Path::new(c).file_name().unwrap_or(c));
+    Plan {
+        label: name.map(|n| n.to_string_lossy().into_owned()).unwrap_or_default(),
+        run: String::new(),
+        supervisor: me,
+        argv: options.command.iter().map(|a| c_string(a)).collect(),
+        env: environment(),
+        dir: None,
+        has_session: !has_terminal,
+        is_daemon: false,
+        has_null_stdin: options.has_lifeline,
+        stop: StopPlan { signal: options.signal, scope: options.scope, grace: options.grace },
+        mask: before.mask,
+        ignored: before.ignored,
+    }
+}
+
+fn environment() -> Vec<std::ffi::CString> {
+    let pair = |(name, value): (OsString, OsString)| {
+        let mut entry = name;
+        entry.push("=");
+        entry.push(value);
+        c_string(&entry)
+    };
+    std::env::vars_os().filter(|(name, _)| !name.as_bytes().is_empty()).map(pair).collect()
+}
+
+struct Driver {
+    keeper: Option<Keeper>,
+    machine: Machine,
+    signals: SignalFd,
+    ties: Ties,
+    stop: StopPlan,
+    strangers: Vec<i32>,
+    leader: Option<Identity>,
+    adoption: Option<Adoption<Lineage>>,
+}
+
+type Outcome = Result<Ending, RunError>;
+
+impl Driver {
+    fn run(mut self) -> Outcome {
+        give_up_streams();
+        loop {
+            if let Some(outcome) = self.turn() {
+                return outcome;
+            }
+        }
+    }
+
+    fn turn(&mut self) -> Option<Outcome> {
+        let deadline = self.adoption.as_ref().and_then(Adoption::wake_at);
+        let (hears_signals, hears_keeper, cut) = self.wait(deadline);
+        if hears_keeper && let Some(outcome) = self.hear_keeper() {
+            return Some(outcome);
+        }
+        if hears_signals && let Some(outcome) = self.take_signals() {
+            return Some(outcome);
+        }
+        for cut in cut {
+            let event = match cut {
+                Cut::Terminal => Event::TerminalClosed,
+                Cut::Lifeline => Event::LifelineClosed,
+                Cut::Caller => Event::CallerDied,
+            };
+            if let Some(outcome) = self.handle(event) {
+                return Some(outcome);
+            }
+        }
+        self.adoption.as_mut().and_then(Adoption::turn).map(|end| Ok(orphaned(end.left)))
+    }
+
+    fn wait(&mut self, deadline: Option<Instant>) -> (bool, bool, Vec<Cut>) {
+        let mut fds = vec![PollFd::new(&self.signals, PollFlags::IN)];
+        if let Some(keeper) = &self.keeper {
+            fds.push(PollFd::new(keeper, PollFlags::IN));
+            fds.push(PollFd::new(keeper.pidfd(), PollFlags::IN));
+        }
+        let first_tie = fds.len();
+        self.ties.poll(&mut fds);
+        if poll::poll(&mut fds, deadline).is_err() {
+            return (false, false, Vec::new());
+        }
+        let revents: Vec<PollFlags> = fds.iter().map(PollFd::revents).collect();
+        drop(fds);
+        let cut = self.ties.cut(&revents[first_tie..]);
+        (!revents[0].is_empty(), revents[1..first_tie].iter().any(|r| !r.is_empty()), cut)
+    }
+
+    fn hear_keeper(&mut self) -> Option<Outcome> {
+        while let Some(keeper) = &self.keeper {
+            match keeper.receive() {
+                Received::Nothing => {
+                    // A keeper that was killed may leave its socket open in nobody: its death alone says it.
+                    let is_dead = keeper.pidfd().has_exited().unwrap_or(true);
+                    return if is_dead { self.keeper_gone() } else { None };
+                }
+                Received::Closed => return self.keeper_gone(),
+                Received::Notice(notice) => {
+                    if let Some(outcome) = self.hear(&notice) {
+                        return Some(outcome);
+                    }
+                }
+            }
+        }
+        None
+    }
+
+    fn hear(&mut self, notice: &Notice) -> Option<Outcome> {
+        match notice {
+            Notice::Started { leader } => {
+                self.leader = Some(*leader);
+                None
+            }
+            Notice::SpawnFailed { step, errno } => {
+                self.reap_keeper();
+                Some(Err(spawn_error(*step, *errno)))
+            }
+            Notice::LeaderStopped { signal } => self.handle(Event::LeaderStopped(*signal)),
+            Notice::Stragglers { alive } => self.handle(Event::Stragglers(*alive)),
+            Notice::Ended(end) => {
+                // The keeper exits right after its last word; it is reaped so that our parent, should it be a
+                // subreaper that counts, never sees it.
+                self.reap_keeper();
+                self.handle(Event::Ended(*end))
+            }
+            _ => None,
+        }
+    }
+
+    fn keeper_gone(&mut self) -> Option<Outcome> {
+        self.reap_keeper();
+        self.handle(Event::KeeperGone)
+    }
+
+    /// Waits for the keeper's exit, which follows its last word at once, and reaps it.
+    fn reap_keeper(&mut self) {
+        if let Some(keeper) = self.keeper.take() {
+            let _ = keeper.pidfd().wait_exit(Some(Instant::now() + Duration::from_secs(1)));
+            keeper.reap();
+        }
+    }
+
+    fn take_signals(&mut self) -> Option<Outcome> {
+        while let Ok(Some(received)) = self.signals.read() {
+            let event = match received.signal {
+                Signal::CHLD => continue,
+                // Delivered to the whole foreground group, or meant for a job: the command's own stop is followed.
+                signal if STOPS.contains(&signal) && received.is_typed => continue,
+                Signal::CONT => {
+                    self.wake_leader();
+                    continue;
+                }
+                Signal::WINCH if received.is_typed => continue,
+                signal if ASKS.contains(&signal) => Event::Ask {
+                    signal,
+                    is_typed: received.is_typed,
+                    is_ignored_by_leader: self.leader_ignores(signal),
+                },
+                signal => Event::Other(signal),
+            };
+            if let Some(outcome) = self.handle(event) {
+                return Some(outcome);
+            }
+        }
+        None
+    }
+
+    fn leader_ignores(&self, signal: Signal) -> bool {
+        self.leader.is_some_and(|leader| {
+            matches!(procfs::signal_sets(leader.pid), Ok(Some(sets)) if sets.ignored.contains(signal))
+        })
+    }
+
+    /// We were continued. If the command shares our group the shell continued it as well; if not, we pass it on.
+    fn wake_leader(&mut self) {
+        let is_stopped = |pid| matches!(procfs::read_stat(pid), Ok(Some(s)) if s.state == procfs::State::Stopped);
+        if self.leader.is_some_and(|leader| is_stopped(leader.pid)) {
+            self.handle(Event::Other(Signal::CONT));
+        }
+    }
+
+    fn handle(&mut self, event: Event) -> Option<Outcome> {
+        for action in self.machine.step(Instant::now(), event) {
+            match action {
+                Action::Order(order) => match (&self.keeper, &mut self.adoption) {
+                    // A keeper that cannot be told is gone, and its death is an event of its own.
+                    (Some(keeper), _) => drop(keeper.order(&order)),
+                    (None, Some(adoption)) if order == lariat_keeper::wire::Order::Kill => {
+                        if let Some(end) = adoption.hurry() {
+                            return Some(Ok(orphaned(end.left)));
+                        }
+                    }
+                    (None, _) => {}
+                },
+                Action::StopSelf(signal) => self.stop_self(signal),
+                Action::Adopt(grace) => self.adopt(grace),
+                Action::Exit(ending) => return Some(Ok(ending)),
+                Action::Leave(signal) => return Some(Ok(Ending::Code(super::machine::code_of(signal)))),
+            }
+        }
+        None
+    }
+
+    /// Stops as the command did. Returns when the shell continues us.
+    fn stop_self(&mut self, signal: Signal) {
+        let signal = if STOPS.contains(&signal) { signal } else { Signal::TSTP };
+        let _ = signal::stop_self(signal);
+        self.wake_leader();
+    }
+
+    fn adopt(&mut self, grace: Duration) {
+        let told = self.leader.filter(|leader| {
+            // HAZARD(pdeathsig-lost): the kernel drops the parent-death signal of a process that changed its user.
+            matches!(procfs::uid(leader.pid), Ok(Some(user)) if user == process::effective_user())
+        });
+        let lineage = Lineage::of_orphans(told, self.strangers.clone());
+        self.adoption = Some(Adoption::new(lineage, StopPlan { grace, ..self.stop }, told));
+    }
+}
+
+fn orphaned(left: u32) -> Ending {
+    if left == 0 { Ending::Code(125) } else { Ending::Left(left) }
+}
+
+fn spawn_error(step: SpawnStep, errno: i32) -> RunError {
+    match (step, Errno::from_raw_os_error(errno)) {
+        (SpawnStep::Exec, Errno::NOENT | Errno::NOTDIR) => RunError::NotFound,
+        (SpawnStep::Exec, _) => RunError::NotExecutable(errno),
+        (SpawnStep::Directory, _) => RunError::Own { step: "enter the working directory", errno },
+        (_, _) => RunError::Own { step: "prepare the command", errno },
+    }
+}
+
+/// Closes what only the command may hold: who waits for the end of a pipe, or for SIGPIPE, must not wait for us.
+/// Standard error stays ours for what we have to say.
+fn give_up_streams() {
+    if let Ok(null) = files::dev_null() {
+        for stream in 0..=1 {
+            let _ = files::replace_stream(&null, stream);
+        }
+    }
+}
+

@@ -1,0 +1,69 @@
+//! `lariat run`: one command; when it or lariat ends, everything it started is gone.
+//!
+//! It sits in front of every command of somebody's day, so it is single-threaded and synchronous, forks its keeper
+//! without exec, and does nothing on the way to the command that is not needed for the promise. Decisions are in
+//! [`machine`], actions in [`driver`], the terminal and the caller's ties in [`ties`].
+//!
+//! On a terminal the command stays in lariat's own process group: pipelines, `&`, `fg`, Ctrl-Z, scripts and runners
+//! around it then behave as without lariat.
+
+mod driver;
+mod machine;
+mod ties;
+
+use std::ffi::{CString, OsString};
+use std::os::unix::ffi::OsStrExt;
+use std::time::Duration;
+
+use lariat_keeper::stop::{StopPlan, StopScope};
+use lariat_sys::signal::Signal;
+
+pub use driver::run;
+pub use machine::Ending;
+
+/// What `lariat run` was asked for.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct RunOptions {
+    /// The command and its arguments; never empty.
+    pub command: Vec<OsString>,
+    /// How long the command has after the stop signal.
+    pub grace: Duration,
+    /// The stop signal.
+    pub signal: Signal,
+    /// Who is told first.
+    pub scope: StopScope,
+    /// Standard input is the lifeline: its end ends everything, and the command gets `/dev/null`.
+    pub has_lifeline: bool,
+    /// The death of the process that called lariat ends everything.
+    pub dies_with_parent: bool,
+}
+
+impl RunOptions {
+    /// Returns the options of a plain `lariat run -- command`.
+    #[must_use]
+    pub fn new(command: Vec<OsString>) -> Self {
+        let StopPlan { signal, scope, grace } = StopPlan::default();
+        Self { command, grace, signal, scope, has_lifeline: false, dies_with_parent: false }
+    }
+}
+
+/// Why there was no command to end.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum RunError {
+    /// The program is not there: code 127.
+    NotFound,
+    /// The program is there and cannot be executed, for this reason: code 126.
+    NotExecutable(i32),
+    /// Lariat could not do its own part: code 125.
+    Own {
+        /// What it tried.
+        step: &'static str,
+        /// What the kernel said.
+        errno: i32,
+    },
+}
+
+/// Arguments and environment as the kernel takes them. Neither can hold a NUL: both came from the kernel.
+fn c_string(text: &std::ffi::OsStr) -> CString {
+    CString::new(text.as_bytes()).unwrap_or_default()
+}

@@ -1,0 +1,183 @@
+//! Containment by descent: we are a child subreaper, so every process that our children ever start is our descendant
+//! for life, however it forks and whatever session it makes for itself.
+//!
+//! The proof of emptiness is `waitid(2)` answering `ECHILD`: no children means no descendants. The walk is only the
+//! means to find whom to signal.
+//!
+//! Sources: prctl(2) `PR_SET_CHILD_SUBREAPER`, proc_pid_task(5) `children`.
+
+use std::collections::HashSet;
+
+use lariat_sys::Errno;
+use lariat_sys::identity::Identity;
+use lariat_sys::pidfd::PidFd;
+use lariat_sys::procfs::{self, Stat, State};
+use lariat_sys::reap;
+use lariat_sys::signal::Signal;
+use lariat_sys::tree;
+
+use super::Containment;
+use crate::stop::{Life, Member, Role};
+
+/// How a keeper calls itself: the start of its kernel name and of its argument line.
+pub const KEEPER_COMM: &str = "keeper:";
+
+/// The descendants of this process.
+#[derive(Debug)]
+pub struct Lineage {
+    me: i32,
+    leader: Option<Identity>,
+    /// The leader's zombie is kept for its number, and somebody else reaps it.
+    keeps_leader: bool,
+    /// Children that are not ours to end, with all that is below them.
+    except: Vec<i32>,
+    stats: Vec<Stat>,
+    orphans: Vec<i32>,
+}
+
+impl Lineage {
+    /// Contains what descends from the calling process, which has to be a child subreaper. The zombie of this leader is
+    /// neither found nor reaped here.
+    #[must_use]
+    pub fn new(leader: Identity) -> Self {
+        Self { keeps_leader: true, ..Self::of_orphans(Some(leader), Vec::new()) }
+    }
+
+    /// Contains what descends from the calling process without the children in `except` and what is below them.
+    /// `leader` is the one that the role is given to, if it is still there.
+    #[must_use]
+    pub fn of_orphans(leader: Option<Identity>, except: Vec<i32>) -> Self {
+        let me = lariat_sys::process::pid();
+        Self { me, leader, keeps_leader: false, except, stats: Vec::new(), orphans: Vec::new() }
+    }
+
+    /// Forgets the leader, which was reaped: its number may be anybody's now.
+    pub fn forget_leader(&mut self) {
+        self.leader = None;
+    }
+
+    /// Changes which children are not ours to end.
+    pub fn set_except(&mut self, except: Vec<i32>) {
+        self.except = except;
+    }
+
+    fn orphans(&self, out: &mut Vec<i32>) -> lariat_sys::Result<()> {
+        out.clear();
+        tree::children(self.me, out)?;
+        let leader = self.leader.filter(|_| self.keeps_leader).map(|l| l.pid);
+        out.retain(|pid| Some(*pid) != leader && !self.except.contains(pid));
+        Ok(())
+    }
+
+    fn role(&self, stat: &Stat, nested: &mut HashSet<i32>) -> Role {
+        if nested.contains(&stat.ppid) || is_keeper(stat) {
+            nested.insert(stat.pid);
+            return Role::Nested;
+        }
+        match self.leader {
+            Some(leader) if leader.pid == stat.pid && leader.start == stat.start => Role::Leader,
+            _ if stat.ppid == self.me => Role::Root,
+            _ => Role::Inner,
+        }
+    }
+}
+
+impl Containment for Lineage {
+    fn walk(&mut self, examine: Option<Signal>, out: &mut Vec<Member>) -> lariat_sys::Result<()> {
+        out.clear();
+        let mut stats = std::mem::take(&mut self.stats);
+        stats.clear();
+        let walked = tree::walk(self.me, &self.except, &mut stats);
+        let mut nested = HashSet::new();
+        for stat in &stats {
+            let role = self.role(stat, &mut nested);
+            let life = life(stat);
+            if role == Role::Leader && life == Life::Zombie && self.keeps_leader {
+                continue;
+            }
+            out.push(Member {
+                identity: Identity { pid: stat.pid, start: stat.start },
+                role,
+                life,
+                pgrp: stat.pgrp,
+                comm: padded(stat.comm.as_bytes()),
+                wants_hangup: examine.is_some_and(|signal| wants_hangup(stat.pid, signal)),
+            });
+        }
+        self.stats = stats;
+        walked
+    }
+
+    fn signal(&mut self, member: Identity, signal: Signal) -> lariat_sys::Result<()> {
+        signal_identity(member, signal)
+    }
+
+    /// Reaps every dead child but the leader, by number: `P_ALL` would hand out the leader's zombie, which is kept,
+    /// for ever (HAZARD(orphan-reap)).
+    fn reap(&mut self) -> bool {
+        let mut orphans = std::mem::take(&mut self.orphans);
+        let is_read = self.orphans(&mut orphans).is_ok();
+        let mut is_changed = false;
+        for pid in orphans.iter().filter(|_| is_read) {
+            is_changed |= matches!(reap::reap(*pid), Ok(Some(_)));
+        }
+        self.orphans = orphans;
+        is_changed
+    }
+
+    /// `ECHILD` where nobody is excepted; otherwise no child is there but the excepted.
+    fn is_empty(&mut self) -> bool {
+        if self.except.is_empty() {
+            return !reap::has_children();
+        }
+        let mut orphans = Vec::new();
+        self.orphans(&mut orphans).is_ok() && orphans.is_empty()
+    }
+}
+
+/// Sends a signal to the process that this identity names; one that is gone is fine.
+///
+/// # Errors
+/// `EPERM` for a process of another user.
+pub fn signal_identity(member: Identity, signal: Signal) -> lariat_sys::Result<()> {
+    // HAZARD(pid-reuse): the descriptor is opened first and the identity compared after that, so the process that is
+    // signalled is the one that was compared.
+    match PidFd::open(member).and_then(|pidfd| pidfd.signal(signal)) {
+        Err(Errno::SRCH) => Ok(()),
+        other => other,
+    }
+}
+
+fn padded(name: &[u8]) -> [u8; 16] {
+    let mut comm = [0; 16];
+    for (to, from) in comm.iter_mut().zip(name) {
+        *to = *from;
+    }
+    comm
+}
+
+/// Returns how alive this process is.
+#[must_use]
+pub fn life(stat: &Stat) -> Life {
+    // Not the state alone: a zombie main thread may have threads that live on.
+    match stat.state {
+        _ if !stat.is_alive() => Life::Zombie,
+        State::Stopped => Life::Stopped,
+        _ => Life::Going,
+    }
+}
+
+/// A keeper is known by its kernel name and its overwritten arguments together. A service that fakes both only loses
+/// its own grace period: it is not told, and killed like everybody at the end.
+fn is_keeper(stat: &Stat) -> bool {
+    let name = KEEPER_COMM.as_bytes();
+    stat.comm.as_bytes().starts_with(name)
+        && matches!(procfs::cmdline(stat.pid), Ok(Some(line)) if line.starts_with(name))
+}
+
+fn wants_hangup(pid: i32, stop_signal: Signal) -> bool {
+    match procfs::signal_sets(pid) {
+        Ok(Some(sets)) => sets.ignored.contains(stop_signal) && sets.caught.contains(Signal::HUP),
+        _ => false,
+    }
+}

@@ -1,0 +1,389 @@
+//! Carries out what the [machine](crate::machine) decides: polls, walks, signals, reaps, drains, reports.
+//!
+//! Single-threaded and synchronous. It takes no decision that would be worth a test of its own; the one thing it owns
+//! is pacing, so that reaping and walking never take the processor from those who are still dying.
+//!
+//! Hazards: `HAZARD(orphan-reap)`, `HAZARD(keeper-starved)`.
+
+use std::collections::VecDeque;
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use lariat_sys::identity::{self, Identity};
+use lariat_sys::pidfd::PidFd;
+use lariat_sys::poll::{self, PollFd, PollFlags};
+use lariat_sys::reap::{self, ChildEvent, Exit, Usage};
+use lariat_sys::signal::{Signal, SignalFd, SignalSet};
+use lariat_sys::{Errno, sockets};
+
+use crate::contain::Containment;
+use crate::contain::lineage::Lineage;
+use crate::machine::{Action, Event, Machine};
+use crate::record;
+use crate::stop::{Member, Now};
+use crate::store::Drain;
+use crate::wire::{End, Notice, Order, PACKET_MAX};
+
+/// Notices that wait for a supervisor that does not read; more are dropped, the last word excepted.
+const OUTBOX_MAX: usize = 64;
+/// How long the last word waits for a supervisor that does not read.
+const LAST_WORD_WITHIN: Duration = Duration::from_secs(1);
+/// Output moved between two looks at everything else, in bytes.
+const DRAIN_STEP: usize = 1 << 20;
+/// Output moved at the very end, when nobody can write any more, in bytes: the size of the largest pipe, twice.
+const DRAIN_END: usize = 2 << 20;
+/// Reaping may take this share of the time at most (one part in).
+const REAP_SHARE: u32 = 3;
+
+/// What a driver works with.
+#[derive(Debug)]
+pub struct Parts {
+    /// The supervisor's end of the conversation is the other one.
+    pub control: OwnedFd,
+    /// The supervisor itself; absent when it was gone before we could look.
+    pub supervisor: Option<PidFd>,
+    /// Delivers CHLD.
+    pub signals: SignalFd,
+    /// The service's output, drained once the supervisor is gone.
+    pub drain: Option<Drain>,
+    /// Where the end record goes.
+    pub ends: Option<OwnedFd>,
+    /// The label and the run in that record.
+    pub label: String,
+    /// See `label`.
+    pub run: String,
+}
+
+/// The keeper at work.
+#[derive(Debug)]
+pub struct Driver {
+    parts: Parts,
+    machine: Machine,
+    lineage: Lineage,
+    leader: Identity,
+    stop_signal: Signal,
+    leader_exit: Option<Exit>,
+    usage: Usage,
+    is_leader_reaped: bool,
+    dropped_bytes: u64,
+    is_alone: bool,
+    is_connected: bool,
+    outbox: VecDeque<Vec<u8>>,
+    reap_at: Option<Instant>,
+    reap_earliest: Instant,
+    left: Vec<crate::wire::Named>,
+}
+
+impl Driver {
+    /// Takes over a leader that was just spawned by this process.
+    #[must_use]
+    pub fn new(parts: Parts, machine: Machine, leader: Identity, stop_signal: Signal) -> Self {
+        Self {
+            parts,
+            machine,
+            lineage: Lineage::new(leader),
+            leader,
+            stop_signal,
+            leader_exit: None,
+            usage: Usage::default(),
+            is_leader_reaped: false,
+            dropped_bytes: 0,
+            is_alone: false,
+            is_connected: true,
+            outbox: VecDeque::new(),
+            reap_at: None,
+            reap_earliest: Instant::now(),
+            left: Vec::new(),
+        }
+    }
+
+    /// Runs until the containment is proven empty or given up. Returns how it ended.
+    ///
+    /// Blocks for as long as the service lives. Once a stop has begun it is bounded by the grace period and
+    /// [`crate::stop::KILL_LIMIT`].
+    pub fn run(mut self) -> End {
+        self.say(&Notice::Started { leader: self.leader });
+        if self.parts.supervisor.is_none() {
+            self.supervisor_gone();
+        }
+        // The leader may be gone already: its CHLD was not necessarily caught by the descriptor.
+        self.look_at_children();
+        let end = loop {
+            if let Some(end) = self.turn() {
+                break end;
+            }
+        };
+        self.leave(end)
+    }
+
+    /// Waits for the next thing and handles it.
+    fn turn(&mut self) -> Option<End> {
+        let deadline = [self.machine.wake_at(), self.reap_at].into_iter().flatten().min();
+        let ready = self.wait(deadline);
+        let mut end = None;
+        if ready.control {
+            end = end.or(self.read_orders());
+        }
+        if ready.supervisor && !self.is_alone {
+            end = end.or(self.supervisor_gone());
+        }
+        if ready.signals {
+            self.take_signals();
+            self.reap_at = Some(self.reap_earliest);
+        }
+        let now = Instant::now();
+        if end.is_none() && self.reap_at.is_some_and(|at| now >= at) {
+            end = self.look_at_children();
+        }
+        if ready.output {
+            self.drain_some(DRAIN_STEP);
+        }
+        if end.is_none() && self.machine.wake_at().is_some_and(|at| Instant::now() >= at) {
+            end = self.handle(Event::Woke);
+        }
+        end
+    }
+
+    fn wait(&mut self, deadline: Option<Instant>) -> Ready {
+        let control_flags =
+            if self.outbox.is_empty() { PollFlags::IN } else { PollFlags::IN | PollFlags::OUT };
+        let mut fds = vec![PollFd::new(&self.parts.signals, PollFlags::IN)];
+        let mut index = [None; 3];
+        if self.is_connected {
+            index[0] = Some(fds.len());
+            fds.push(PollFd::new(&self.parts.control, control_flags));
+        }
+        if let (Some(supervisor), false) = (&self.parts.supervisor, self.is_alone) {
+            index[1] = Some(fds.len());
+            fds.push(PollFd::new(supervisor, PollFlags::IN));
+        }
+        if let (Some(drain), true) = (&self.parts.drain, self.is_alone) {
+            index[2] = Some(fds.len());
+            fds.push(PollFd::from_borrowed_fd(drain.pipe(), PollFlags::IN));
+        }
+        if poll::poll(&mut fds, deadline).is_err() {
+            // Only ENOMEM is possible here; the next turn tries again, and deadlines still count.
+            return Ready::default();
+        }
+        let is_ready = |i: Option<usize>| i.is_some_and(|i| !fds[i].revents().is_empty());
+        Ready {
+            signals: is_ready(Some(0)),
+            control: is_ready(index[0]),
+            supervisor: is_ready(index[1]),
+            output: is_ready(index[2]),
+        }
+    }
+
+    /// Feeds one event to the machine and carries out everything that follows from it.
+    fn handle(&mut self, event: Event<'_>) -> Option<End> {
+        let mut queue: VecDeque<Action> = self.machine.step(now(), event).into();
+        let mut members: Vec<Member> = Vec::new();
+        while let Some(action) = queue.pop_front() {
+            let more = match action {
+                Action::Walk { examine } => {
+                    let examine = examine.then_some(self.stop_signal);
+                    walk(&mut self.machine, &mut self.lineage, examine, &mut members)
+                }
+                Action::Signal { member, signal } => {
+                    send(&mut self.machine, &mut self.lineage, member, signal)
+                }
+                Action::Tell(notice) => {
+                    self.say(&notice);
+                    Vec::new()
+                }
+                Action::ReapAll => self.reap_all(),
+                Action::Exit(end) => return Some(end),
+            };
+            queue.extend(more);
+        }
+        None
+    }
+
+    fn read_orders(&mut self) -> Option<End> {
+        self.flush();
+        let mut packet = [0; PACKET_MAX];
+        while self.is_connected {
+            match sockets::recv(&self.parts.control, &mut packet) {
+                Ok(0) => return self.supervisor_gone(),
+                // A packet that is no order can only come from a bug of ours; there is nobody to tell but the
+                // supervisor, which sees the order not carried out.
+                Ok(n) => match Order::decode(&packet[..n]) {
+                    Ok(order) => {
+                        if let Some(end) = self.handle(Event::Order(order)) {
+                            return Some(end);
+                        }
+                    }
+                    Err(_) => continue,
+                },
+                Err(Errno::AGAIN | Errno::INTR) => return None,
+                Err(_) => return self.supervisor_gone(),
+            }
+        }
+        None
+    }
+
+    fn supervisor_gone(&mut self) -> Option<End> {
+        if self.is_alone {
+            return None;
+        }
+        self.is_alone = true;
+        self.is_connected = false;
+        self.outbox.clear();
+        self.handle(Event::SupervisorGone)
+    }
+
+    fn take_signals(&mut self) {
+        while let Ok(Some(_)) = self.parts.signals.read() {}
+    }
+
+    /// Sees the leader's stops and exit, reaps everybody else who is dead.
+    fn look_at_children(&mut self) -> Option<End> {
+        self.reap_at = None;
+        let began = Instant::now();
+        let mut end = None;
+        if self.leader_exit.is_none() {
+            end = self.look_at_leader();
+        }
+        let is_changed = self.lineage.reap();
+        self.reap_earliest = Instant::now() + began.elapsed() * REAP_SHARE;
+        if is_changed && end.is_none() {
+            end = self.handle(Event::Reaped);
+        }
+        if is_changed && end.is_none() && self.lineage.is_empty() {
+            end = self.handle(Event::Empty);
+        }
+        end
+    }
+
+    fn look_at_leader(&mut self) -> Option<End> {
+        while let Ok(Some(event)) = reap::peek_stops(self.leader.pid) {
+            let seen = match event {
+                ChildEvent::Stopped { signal, .. } => self.handle(Event::LeaderStopped(signal)),
+                ChildEvent::Continued { .. } => self.handle(Event::LeaderContinued),
+                ChildEvent::Exited { .. } => break,
+            };
+            if seen.is_some() {
+                return seen;
+            }
+        }
+        match reap::peek_exit(self.leader.pid) {
+            Ok(Some(ChildEvent::Exited { exit, .. })) => {
+                self.leader_exit = Some(exit);
+                self.handle(Event::LeaderExited(exit))
+            }
+            _ => None,
+        }
+    }
+
+    fn reap_all(&mut self) -> Vec<Action> {
+        self.lineage.reap();
+        if self.leader_exit.is_some() && !self.is_leader_reaped {
+            if let Ok(Some((_, usage))) = reap::reap(self.leader.pid) {
+                self.usage = usage;
+            }
+            // From here on its number may belong to somebody else, even to one of its own descendants.
+            self.is_leader_reaped = true;
+            self.lineage.forget_leader();
+        }
+        let event = if self.lineage.is_empty() { Event::Empty } else { Event::Reaped };
+        self.machine.step(now(), event)
+    }
+
+    fn say(&mut self, notice: &Notice) {
+        if let Notice::Left { named } = notice {
+            self.left.push(*named);
+        }
+        if self.is_connected && (self.outbox.len() < OUTBOX_MAX || matches!(notice, Notice::Ended(_))) {
+            self.outbox.push_back(notice.encode());
+            self.flush();
+        }
+    }
+
+    fn flush(&mut self) {
+        while let (Some(packet), true) = (self.outbox.front(), self.is_connected) {
+            match sockets::send(&self.parts.control, packet) {
+                Ok(()) => drop(self.outbox.pop_front()),
+                Err(Errno::AGAIN | Errno::INTR | Errno::NOBUFS) => return,
+                // The pidfd or the next read says that the supervisor is gone; here it only means silence.
+                Err(_) => self.is_connected = false,
+            }
+        }
+    }
+
+    fn drain_some(&mut self, bytes: usize) {
+        if let Some(drain) = &mut self.parts.drain {
+            let drained = drain.drain(bytes);
+            self.dropped_bytes += drained.dropped as u64;
+            if drained.is_closed {
+                self.parts.drain = None;
+            }
+        }
+    }
+
+    /// Says the last word and stores the last output.
+    fn leave(mut self, end: End) -> End {
+        let mut end = End { usage: self.usage, exit: end.exit.or(self.leader_exit), ..end };
+        if self.is_alone {
+            self.drain_some(DRAIN_END);
+            end.dropped_bytes = self.dropped_bytes;
+        }
+        if let (Some(ends), true) = (&self.parts.ends, self.is_alone) {
+            record::append(ends.as_fd(), &self.parts.run, &self.parts.label, self.leader, &end, &self.left);
+        }
+        self.say(&Notice::Ended(end));
+        let deadline = Instant::now() + LAST_WORD_WITHIN;
+        while !self.outbox.is_empty() && self.is_connected && Instant::now() < deadline {
+            let mut fds = [PollFd::new(&self.parts.control, PollFlags::OUT)];
+            let _ = poll::poll(&mut fds, Some(deadline));
+            self.flush();
+        }
+        end
+    }
+}
+
+/// Walks and tells the machine.
+pub(crate) fn walk(
+    machine: &mut Machine,
+    containment: &mut impl Containment,
+    examine: Option<Signal>,
+    members: &mut Vec<Member>,
+) -> Vec<Action> {
+    let began = Instant::now();
+    // A walk that failed half-way still found somebody; the next one finds the others.
+    let _ = containment.walk(examine, members);
+    machine.step(now(), Event::Walked { members, took: began.elapsed() })
+}
+
+/// Signals and tells the machine if that was refused.
+pub(crate) fn send(
+    machine: &mut Machine,
+    containment: &mut impl Containment,
+    member: Identity,
+    signal: Signal,
+) -> Vec<Action> {
+    match containment.signal(member, signal) {
+        Ok(()) => Vec::new(),
+        Err(errno) => machine.step(now(), Event::Refused { member, errno: errno.raw_os_error() }),
+    }
+}
+
+#[derive(Default)]
+struct Ready {
+    signals: bool,
+    control: bool,
+    supervisor: bool,
+    output: bool,
+}
+
+pub(crate) fn now() -> Now {
+    Now { instant: Instant::now(), ticks: identity::boot_ticks() }
+}
+
+/// Blocks every signal and makes a descriptor for CHLD. Returns it.
+///
+/// # Errors
+/// What signalfd(2) gave.
+pub fn catch_children() -> lariat_sys::Result<SignalFd> {
+    lariat_sys::signal::block(SignalSet::full());
+    SignalFd::new(SignalSet::empty().with(Signal::CHLD))
+}

@@ -1,0 +1,96 @@
+//! Ends a set of processes that no keeper holds: orphans adopted from one that was killed, or what a crash left.
+//!
+//! The same [machine](crate::machine) as in a keeper, over any [containment](crate::contain). It never blocks: the
+//! owner's loop calls [`Ending::turn`] when a child changed and when [`Ending::wake_at`] has come.
+
+use std::collections::VecDeque;
+use std::time::Instant;
+
+use lariat_sys::identity::Identity;
+
+use crate::contain::Containment;
+use crate::driver::{now, send, walk};
+use crate::machine::{Action, Event, Machine};
+use crate::stop::StopPlan;
+use crate::wire::{End, Named, Notice, Order};
+
+/// An end that is under way.
+#[derive(Debug)]
+pub struct Ending<C> {
+    machine: Machine,
+    containment: C,
+    plan: StopPlan,
+    left: Vec<Named>,
+}
+
+impl<C: Containment> Ending<C> {
+    /// Prepares the end of everybody in `containment`. `told` is the one who got the stop signal already, if any: it
+    /// is not told again, and the others hear of it when it is gone or after one second. Nothing is signalled before
+    /// the first [`Self::turn`].
+    #[must_use]
+    pub fn new(containment: C, plan: StopPlan, told: Option<Identity>) -> Self {
+        Self { machine: Machine::for_orphans(plan, told, now()), containment, plan, left: Vec::new() }
+    }
+
+    /// Returns when the next turn is due, if nothing changes before.
+    #[must_use]
+    pub fn wake_at(&self) -> Option<Instant> {
+        self.machine.wake_at()
+    }
+
+    /// Returns those who could not be ended, by name, once [`Self::turn`] gave an end.
+    #[must_use]
+    pub fn left(&self) -> &[Named] {
+        &self.left
+    }
+
+    /// Gives access to the containment, to change what is excepted from it.
+    pub fn containment(&mut self) -> &mut C {
+        &mut self.containment
+    }
+
+    /// Does what is due. Returns the end once everybody is gone, or nothing helps any more.
+    pub fn turn(&mut self) -> Option<End> {
+        if self.containment.reap()
+            && let Some(end) = self.handle(Event::Reaped)
+        {
+            return Some(end);
+        }
+        self.handle(Event::Woke)
+    }
+
+    /// Takes away what is left of the grace period.
+    pub fn hurry(&mut self) -> Option<End> {
+        self.handle(Event::Order(Order::Kill))
+    }
+
+    fn handle(&mut self, event: Event<'_>) -> Option<End> {
+        let mut queue: VecDeque<Action> = self.machine.step(now(), event).into();
+        let mut members = Vec::new();
+        while let Some(action) = queue.pop_front() {
+            let more = match action {
+                Action::Walk { examine } => {
+                    let examine = examine.then_some(self.plan.signal);
+                    walk(&mut self.machine, &mut self.containment, examine, &mut members)
+                }
+                Action::Signal { member, signal } => {
+                    send(&mut self.machine, &mut self.containment, member, signal)
+                }
+                Action::ReapAll => {
+                    self.containment.reap();
+                    let event = if self.containment.is_empty() { Event::Empty } else { Event::Reaped };
+                    self.machine.step(now(), event)
+                }
+                Action::Tell(notice) => {
+                    if let Notice::Left { named } = notice {
+                        self.left.push(named);
+                    }
+                    Vec::new()
+                }
+                Action::Exit(end) => return Some(end),
+            };
+            queue.extend(more);
+        }
+        None
+    }
+}

@@ -1,0 +1,180 @@
+//! The keeper process: from `exec` or `fork` to its exit.
+//!
+//! Two ways in. A supervisor with threads starts the executable again ([`entry`]); `lariat run`, which has none, forks
+//! ([`become_keeper`]). Both end in the same driver. A keeper exits with 0 when its containment was proven empty and
+//! with 1 when something is left or the leader never started.
+
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::{AsRawFd, OwnedFd};
+
+use lariat_sys::identity::Identity;
+use lariat_sys::pidfd::PidFd;
+use lariat_sys::signal::SignalFd;
+use lariat_sys::spawn::{self, Program, SpawnError, SpawnOptions, SpawnStep, inherit};
+use lariat_sys::{files, process, sockets};
+
+use crate::KEEPER_ARG0;
+use crate::contain::lineage::KEEPER_COMM;
+use crate::driver::{Driver, Parts, catch_children};
+use crate::machine::Machine;
+use crate::store::{Drain, Output, Stage};
+use crate::wire::{Notice, Plan};
+
+/// The descriptors of a keeper that was started by exec. Which of the optional ones are there is in the plan's flags,
+/// passed as the second argument.
+pub mod slot {
+    use std::os::fd::RawFd;
+
+    /// The conversation.
+    pub const CONTROL: RawFd = 3;
+    /// The plan, in a memory file.
+    pub const PLAN: RawFd = 4;
+    /// The run's lock.
+    pub const LOCK: RawFd = 5;
+    /// The output pipe's read end.
+    pub const OUTPUT: RawFd = 6;
+    /// The output pipe's write end: the leader's standard output and error.
+    pub const OUTPUT_WRITE: RawFd = 7;
+    /// The stage between that pipe and the store, read end.
+    pub const STAGE: RawFd = 8;
+    /// The stage's write end.
+    pub const STAGE_WRITE: RawFd = 9;
+    /// The store.
+    pub const STORE: RawFd = 10;
+    /// The store's index.
+    pub const INDEX: RawFd = 11;
+    /// The file of end records.
+    pub const ENDS: RawFd = 12;
+}
+
+/// What a keeper holds besides its plan.
+#[derive(Debug, Default)]
+pub struct Holdings {
+    /// The run's lock, held by being open.
+    pub lock: Option<OwnedFd>,
+    /// The leader's output, on its way to the store.
+    pub output: Option<Output>,
+    /// The store of that output.
+    pub store: Option<OwnedFd>,
+    /// The store's index.
+    pub index: Option<OwnedFd>,
+    /// Where the end record goes.
+    pub ends: Option<OwnedFd>,
+}
+
+/// Becomes a keeper and never returns, if the process was started as one; otherwise returns at once. Call it first in
+/// `main`, after [`process::remember_argv`] and before anything opens a descriptor or starts a thread.
+pub fn entry() {
+    if process::first_argument() != Some(KEEPER_ARG0.as_bytes()) {
+        return;
+    }
+    let code = match take_over() {
+        Some((plan, control, supervisor, holdings)) => become_keeper(plan, control, supervisor, holdings),
+        // Started by hand: there is no supervisor on the other side and nothing to hold.
+        None => 2,
+    };
+    process::exit_now(code)
+}
+
+fn take_over() -> Option<(Plan, OwnedFd, Identity, Holdings)> {
+    let mut bytes = Vec::new();
+    File::from(inherit(slot::PLAN)?).read_to_end(&mut bytes).ok()?;
+    let plan = Plan::decode(&bytes).ok()?;
+    let control = inherit(slot::CONTROL)?;
+    let output = take_output();
+    let supervisor = plan.supervisor;
+    let holdings = Holdings {
+        lock: inherit(slot::LOCK),
+        output,
+        store: inherit(slot::STORE),
+        index: inherit(slot::INDEX),
+        ends: inherit(slot::ENDS),
+    };
+    Some((plan, control, supervisor, holdings))
+}
+
+fn take_output() -> Option<Output> {
+    let stage = Stage { read: inherit(slot::STAGE)?, write: inherit(slot::STAGE_WRITE)? };
+    Some(Output { read: inherit(slot::OUTPUT)?, write: inherit(slot::OUTPUT_WRITE)?, stage })
+}
+
+/// Spawns the leader, holds it until its containment is empty, and returns the keeper's exit code.
+///
+/// The process becomes a child subreaper, blocks all signals, leaves its session for one of its own (after the spawn,
+/// when the leader is to stay), renames itself and gives up its standard streams.
+pub fn become_keeper(plan: Plan, control: OwnedFd, supervisor: Identity, holdings: Holdings) -> u8 {
+    let _ = files::set_nonblocking(&control, true);
+    match start(&plan, &holdings) {
+        Err(SpawnError { step, errno }) => {
+            let notice = Notice::SpawnFailed { step, errno: errno.raw_os_error() };
+            // A supervisor that is gone needs no answer.
+            let _ = sockets::send(&control, &notice.encode());
+            1
+        }
+        Ok((leader, signals)) => {
+            let Holdings { lock, output, store, index, ends } = holdings;
+            let drain = match (output, store) {
+                // The write end is the leader's alone from here on.
+                (Some(Output { read, stage, .. }), Some(store)) => Drain::new(read, stage, store, index).ok(),
+                _ => None,
+            };
+            settle(&plan.label);
+            let supervisor = PidFd::open(supervisor).ok();
+            let parts = Parts { control, supervisor, signals, drain, ends, label: plan.label, run: plan.run };
+            let machine = Machine::new(plan.stop, plan.is_daemon, leader);
+            let end = Driver::new(parts, machine, leader, plan.stop.signal).run();
+            // The lock is let go of by our exit, after the last word.
+            drop(lock);
+            u8::from(end.left > 0)
+        }
+    }
+}
+
+fn start(plan: &Plan, holdings: &Holdings) -> Result<(Identity, SignalFd), SpawnError> {
+    let prepare = |errno| SpawnError { step: SpawnStep::Prepare, errno };
+    process::set_subreaper(true).map_err(prepare)?;
+    let signals = catch_children().map_err(prepare)?;
+    let null = files::dev_null().map_err(prepare)?;
+    let program = Program {
+        argv: plan.argv.clone(),
+        env: plan.env.clone(),
+        dir: plan.dir.clone(),
+        search_path: true,
+        ..Program::default()
+    };
+    let mut options = SpawnOptions {
+        new_session: plan.has_session,
+        mask: plan.mask,
+        ignored: plan.ignored,
+        parent_death: Some(plan.stop.signal),
+        close_others: true,
+        ..SpawnOptions::default()
+    };
+    if plan.has_null_stdin {
+        options.fds.push((null.as_raw_fd(), 0));
+    }
+    if let Some(output) = &holdings.output {
+        options.fds.push((output.write.as_raw_fd(), 1));
+        options.fds.push((output.write.as_raw_fd(), 2));
+    }
+    let child = spawn::spawn(&program, &options)?;
+    Ok((child.identity, signals))
+}
+
+/// Leaves the session, the name and the streams that were only there for the leader.
+fn settle(label: &str) {
+    // HAZARD(keeper-starved): a session of our own is a scheduling group of our own; a fork storm in the leader's cannot
+    // take our share, and SIGKILL of the caller's group does not reach us. The leader was born before this, so it
+    // stays where it was. It fails where the supervisor gave us a session already.
+    let _ = process::setsid();
+    let name = format!("{KEEPER_COMM}{label}");
+    let _ = process::set_comm(&name);
+    process::overwrite_argv(&name);
+    // End-of-file and SIGPIPE have to reach the right process: nobody may wait for us to close a pipe.
+    if let Ok(null) = files::dev_null() {
+        for slot in 0..=2 {
+            let _ = files::replace_stream(&null, slot);
+        }
+    }
+}

@@ -1,0 +1,75 @@
+//! The end record: what a keeper writes when nobody is left to be told.
+//!
+//! One JSON object on one line, appended with a single write, so that records of several keepers never mix
+//! (write(2) on a descriptor with `O_APPEND`; the line stays below [`RECORD_MAX`]). The next command that looks at
+//! the run makes its report of them. Written by hand since the keeper links no serialiser; read by the library.
+
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::os::fd::BorrowedFd;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use lariat_sys::identity::Identity;
+use lariat_sys::reap::Exit;
+
+use crate::wire::{End, Named};
+
+/// The longest record, in bytes.
+pub const RECORD_MAX: usize = 4096;
+/// The version in every record.
+pub const RECORD_VERSION: u32 = 1;
+
+/// Appends the record of one end to `file`. An error is swallowed: the process that would be told is dead, and the
+/// containment is empty all the same.
+pub fn append(file: BorrowedFd<'_>, run: &str, service: &str, leader: Identity, end: &End, left: &[Named]) {
+    let at = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis());
+    let mut line = line(run, service, leader, end, left, at);
+    line.push('\n');
+    // One call to write(2), never a second for the rest: a torn line is skipped by readers, a mixed one could lie.
+    let Ok(file) = file.try_clone_to_owned() else { return };
+    let _ = std::fs::File::from(file).write(line.as_bytes());
+}
+
+/// Returns the record as text, without the newline. `at` is in milliseconds since 1970.
+#[must_use]
+pub fn line(run: &str, service: &str, leader: Identity, end: &End, left: &[Named], at: u128) -> String {
+    let mut s = String::with_capacity(512);
+    let _ = write!(s, "{{\"version\":{RECORD_VERSION},\"at_ms\":{at},\"run\":{},", quote(run));
+    let _ = write!(s, "\"service\":{},\"keeper\":{},", quote(service), lariat_sys::process::pid());
+    let _ = write!(s, "\"leader\":{{\"pid\":{},\"start\":{}}},\"exit\":", leader.pid, leader.start);
+    let _ = match end.exit {
+        None => write!(s, "null"),
+        Some(Exit::Code(code)) => write!(s, "{{\"code\":{code}}}"),
+        Some(Exit::Signal { signal, core }) => write!(s, "{{\"signal\":\"{signal}\",\"core\":{core}}}"),
+    };
+    let _ = write!(s, ",\"told\":{},\"killed\":{},", end.told, end.killed);
+    let _ = write!(s, "\"stragglers\":{},\"left_total\":{},\"left\":[", end.stragglers, end.left);
+    for (i, named) in left.iter().take(crate::machine::NAMED_MAX).enumerate() {
+        let comma = if i == 0 { "" } else { "," };
+        let name_end = named.comm.iter().position(|b| *b == 0).unwrap_or(named.comm.len());
+        let comm = String::from_utf8_lossy(&named.comm[..name_end]);
+        let Named { identity, errno, .. } = named;
+        let _ = write!(s, "{comma}{{\"pid\":{},\"start\":{},", identity.pid, identity.start);
+        let _ = write!(s, "\"comm\":{},\"errno\":{errno}}}", quote(&comm));
+    }
+    let _ = write!(s, "],\"stop_ms\":{},", end.stop_time.as_millis());
+    let _ = write!(s, "\"dropped_bytes\":{}}}", end.dropped_bytes);
+    s
+}
+
+/// Returns the text as a JSON string. Anything but plain ASCII becomes an escape.
+fn quote(text: &str) -> String {
+    let mut s = String::with_capacity(text.len() + 2);
+    s.push('"');
+    for unit in text.encode_utf16() {
+        match u8::try_from(unit) {
+            Ok(b @ (b'"' | b'\\')) => s.extend(['\\', char::from(b)]),
+            Ok(b @ 0x20..0x7f) => s.push(char::from(b)),
+            _ => {
+                let _ = write!(s, "\\u{unit:04x}");
+            }
+        }
+    }
+    s.push('"');
+    s
+}
