@@ -3,7 +3,6 @@
 //! Help, man pages and completions are made from these types. A verb is here when its command is: `run` and the verbs
 //! of a stack have their files below, each hooked up with one line in [`Command`].
 
-#[cfg(test)]
 pub(crate) mod run;
 #[cfg(test)]
 pub(crate) mod stack;
@@ -55,6 +54,7 @@ pub(crate) struct Cli {
 /// What is to be done.
 #[derive(Subcommand, Clone, PartialEq, Eq, Debug)]
 pub(crate) enum Command {
+    Run(run::RunArgs),
     Check(CheckArgs),
     Init(InitArgs),
     Completions(CompletionsArgs),

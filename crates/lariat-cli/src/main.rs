@@ -10,6 +10,7 @@ mod args;
 mod commands;
 mod exit_code;
 mod output;
+mod run;
 mod settings;
 
 use std::ffi::{OsString, c_char, c_int};
@@ -60,6 +61,11 @@ fn occupy_standard_descriptors() {
 }
 
 fn command(args: Vec<OsString>) -> ExitCode {
+    if args.get(1).is_some_and(|verb| verb == "run")
+        && let Some(run) = args::run::parse(&args[2..])
+    {
+        commands::run::run(&run);
+    }
     let cli = match Cli::try_parse_from(args) {
         Ok(cli) => cli,
         Err(error) => return parse_error(&error),

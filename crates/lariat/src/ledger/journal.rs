@@ -195,7 +195,11 @@ mod tests {
         assert!(read_ends(&state, &run).unwrap().records.is_empty());
         let mut keeper = File::from(open_ends(&state, &lock).unwrap());
         for run in [run.as_str(), "0123456789abcdef"] {
-            writeln!(keeper, r#"{{"run":"{run}","service":"web","keeper":12}}"#).unwrap();
+            writeln!(
+                keeper,
+                r#"{{"version":1,"run":"{run}","service":"web","keeper":12,"leader":{{"pid":1,"start":2}}}}"#
+            )
+            .unwrap();
         }
         keeper.write_all(br#"{"run":"0123"#).unwrap();
         let ends = read_ends(&state, &run).unwrap();

@@ -286,33 +286,65 @@ pub(super) fn pid_namespace() -> Option<u64> {
     std::fs::metadata("/proc/self/ns/pid").ok().map(|found| std::os::unix::fs::MetadataExt::ino(&found))
 }
 
-/// How a leader ended.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum ExitRecord {
-    /// With this exit code.
-    Code(u8),
-    /// By this signal's number.
-    Signal(i32),
+/// How a leader ended: with a code, or by a signal.
+#[derive(Clone, Default, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ExitRecord {
+    /// Its exit code, if it exited.
+    #[serde(default)]
+    pub code: Option<u8>,
+    /// The signal's name without `SIG`, or its number, if it died of one.
+    #[serde(default)]
+    pub signal: Option<String>,
+    /// It dumped core.
+    #[serde(default)]
+    pub core: bool,
+}
+
+/// A process that a keeper could not end.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct EndLeft {
+    /// Its number.
+    pub pid: i32,
+    /// When it started, in clock ticks since boot.
+    pub start: u64,
+    /// The name of its program.
+    #[serde(default)]
+    pub comm: String,
+    /// The error of the last signal, or 0: it was told and did not end.
+    #[serde(default)]
+    pub errno: i32,
+}
+
+impl EndLeft {
+    /// Makes the record of it that goes into the ledger.
+    #[must_use]
+    pub fn to_left(&self) -> LeftRecord {
+        let reason = match self.errno {
+            0 => "does not end, stuck in the kernel".to_owned(),
+            errno => lariat_sys::Errno::from_raw_os_error(errno).to_string(),
+        };
+        LeftRecord { pid: self.pid, start: self.start, comm: self.comm.clone(), reason }
+    }
 }
 
 /// One line of `ends.jsonl`: what a keeper did after its supervisor's death.
 ///
-/// A keeper has no serde; it writes the line with its own hand, in one write of at most [`END_LINE_MAX`] bytes:
-/// `{"run":"…","service":"web","keeper":12,"leader":{"pid":13,"start":14},"exit":{"code":0},"told":1,"killed":0,`
-/// `"stragglers":0,"left":[{"pid":15,"start":16,"comm":"x","reason":"…"}],"stop_ms":17,"graceful":true,`
-/// `"dropped_bytes":0,"at_unix_ms":18}`. `leader` and `exit` may be null.
+/// A keeper has no serde and writes the line with its own hand (`lariat_keeper::record`).
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct EndRecord {
+    /// The format's version.
+    pub version: u32,
+    /// When it was over, in milliseconds since the Unix epoch.
+    #[serde(default)]
+    pub at_ms: u64,
     /// The run.
     pub run: RunId,
     /// The service.
     pub service: String,
     /// The keeper's number.
     pub keeper: i32,
-    /// The leader, if it was spawned.
-    #[serde(default)]
-    pub leader: Option<ProcessRecord>,
+    /// The leader.
+    pub leader: ProcessRecord,
     /// How the leader ended, if it did.
     #[serde(default)]
     pub exit: Option<ExitRecord>,
@@ -325,31 +357,31 @@ pub struct EndRecord {
     /// How many outlived the leader.
     #[serde(default)]
     pub stragglers: u32,
-    /// Who could not be ended.
+    /// How many could not be ended.
     #[serde(default)]
-    pub left: Vec<LeftRecord>,
+    pub left_total: u32,
+    /// Those of them that are named.
+    #[serde(default)]
+    pub left: Vec<EndLeft>,
     /// How long the stop took, in milliseconds.
     #[serde(default)]
     pub stop_ms: u64,
-    /// Nobody had to be killed.
-    #[serde(default)]
-    pub graceful: bool,
     /// How many bytes of output the store could not take.
     #[serde(default)]
     pub dropped_bytes: u64,
-    /// When it was over, in milliseconds since the Unix epoch.
-    #[serde(default)]
-    pub at_unix_ms: u64,
 }
-
-/// The longest line of `ends.jsonl` in bytes, its newline included.
-pub const END_LINE_MAX: usize = 4096;
 
 impl EndRecord {
     /// Returns how long the stop took.
     #[must_use]
     pub fn stop_time(&self) -> Duration {
         Duration::from_millis(self.stop_ms)
+    }
+
+    /// Says whether nobody had to be killed and nobody is left.
+    #[must_use]
+    pub fn is_graceful(&self) -> bool {
+        self.killed == 0 && self.left_total == 0
     }
 }
 
@@ -383,14 +415,30 @@ mod tests {
 
     #[test]
     fn the_line_of_a_keeper_is_read() {
-        let line = r#"{"run":"0123456789abcdef","service":"web","keeper":12,"leader":{"pid":13,"start":14},"exit":{"code":3},"told":1,"killed":0,"stragglers":2,"left":[{"pid":15,"start":16,"comm":"x","reason":"permission denied"}],"stop_ms":17,"graceful":true,"dropped_bytes":0,"at_unix_ms":18}"#;
-        let end: EndRecord = serde_json::from_str(line).unwrap();
-        assert_eq!(end.exit, Some(ExitRecord::Code(3)));
-        assert_eq!(end.left[0].reason, "permission denied");
-        assert_eq!(serde_json::to_string(&end).unwrap(), line, "the documented order of fields");
-        let short =
-            r#"{"run":"0123456789abcdef","service":"web","keeper":12,"leader":null,"exit":{"signal":9}}"#;
-        let end: EndRecord = serde_json::from_str(short).unwrap();
-        assert_eq!((end.leader, end.exit), (None, Some(ExitRecord::Signal(9))));
+        use lariat_keeper::wire::{End, Named};
+        use lariat_sys::reap::Exit;
+        use lariat_sys::signal::Signal;
+        let leader = Identity { pid: 13, start: 14 };
+        let named = Named {
+            identity: Identity { pid: 15, start: 16 },
+            comm: *b"stuck\0\0\0\0\0\0\0\0\0\0\0",
+            errno: 1,
+        };
+        for (exit, expected) in [
+            (None, None),
+            (Some(Exit::Code(3)), Some(ExitRecord { code: Some(3), ..ExitRecord::default() })),
+            (
+                Some(Exit::Signal { signal: Signal::TERM, core: false }),
+                Some(ExitRecord { signal: Some("TERM".into()), ..ExitRecord::default() }),
+            ),
+        ] {
+            let end = End { exit, told: 1, stragglers: 2, left: 1, dropped_bytes: 7, ..End::default() };
+            let line = lariat_keeper::record::line("0123456789abcdef", "web", leader, &end, &[named], 18);
+            let record: EndRecord = serde_json::from_str(&line).unwrap();
+            assert_eq!((record.exit, record.leader), (expected, leader.into()));
+            assert_eq!((record.told, record.stragglers, record.left_total, record.at_ms), (1, 2, 1, 18));
+            assert_eq!(record.left[0].to_left().reason, "Operation not permitted (os error 1)");
+            assert_eq!(record.dropped_bytes, 7);
+        }
     }
 }

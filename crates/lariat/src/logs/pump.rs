@@ -304,12 +304,12 @@ struct Pipe {
 }
 
 /// Returns the pause after a drain of `total` bytes that followed a pause of `pause`, so that the next one finds the pipe
-/// about a quarter full.
+/// between a sixteenth and an eighth full.
 fn next_pause(pause: Duration, total: usize) -> Duration {
     let pause = match total {
-        t if t >= PIPE_BYTES_GROWN / 2 => return Duration::ZERO,
-        t if t >= PIPE_BYTES_GROWN / 4 => pause / 2,
-        t if t < PIPE_BYTES_GROWN / 8 => pause * 2,
+        t if t >= PIPE_BYTES_GROWN / 4 => return Duration::ZERO,
+        t if t >= PIPE_BYTES_GROWN / 8 => pause / 2,
+        t if t < PIPE_BYTES_GROWN / 16 => pause * 2,
         _ => pause,
     };
     pause.clamp(PAUSE_MIN, PAUSE_MAX)
@@ -418,7 +418,7 @@ impl Work {
                 state = FlowState::Abandoned;
                 break;
             }
-            let done = pipe.drain.drain(left);
+            let done = pipe.drain.drain_to_empty(left);
             pipe.publish(done.moved, done.dropped);
             left = if done.is_empty { 0 } else { left.saturating_sub(done.total()) };
         }
@@ -629,13 +629,13 @@ mod tests {
     fn pauses_adapt_to_the_writer() {
         let mut pause = PAUSE_MAX;
         for _ in 0..10 {
-            pause = next_pause(pause, PIPE_BYTES_GROWN / 4);
+            pause = next_pause(pause, PIPE_BYTES_GROWN / 8);
         }
         assert_eq!(pause, PAUSE_MIN);
         for _ in 0..10 {
             pause = next_pause(pause, 100);
         }
         assert_eq!(pause, PAUSE_MAX);
-        assert_eq!(next_pause(pause, PIPE_BYTES_GROWN), Duration::ZERO);
+        assert_eq!(next_pause(pause, PIPE_BYTES_GROWN / 4), Duration::ZERO);
     }
 }
