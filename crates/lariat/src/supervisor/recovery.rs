@@ -18,7 +18,7 @@ use lariat_sys::signal::Signal;
 use crate::event::Exit;
 use crate::ledger::journal::read_ends;
 use crate::ledger::lock::{self, LockWait, RunLock};
-use crate::ledger::record::{EndRecord, ExitRecord, RunId, RunRecord};
+use crate::ledger::record::{EndRecord, RunId, RunRecord};
 use crate::ledger::recover::{Clues, Findings, Reach};
 use crate::ledger::store::{self, Loaded};
 use crate::ledger::{LedgerError, StateDir};
@@ -199,6 +199,21 @@ pub fn look(root: &Path, access: Access) -> Result<Past, LedgerError> {
     Ok(Past::Crashed(Box::new(Crashed { state, lock, record, clues, findings, ends, notes, ended, took })))
 }
 
+/// Looks for a live run of the project in `root`, and takes nothing, not even the lock. `None` when there is none,
+/// though keepers may be ending one.
+///
+/// # Errors
+/// As [`look`].
+pub fn find_live(root: &Path) -> Result<Option<LiveRun>, LedgerError> {
+    match StateDir::open(root)? {
+        Some(state) if lock::is_held(&state)? => match held(state)? {
+            Past::Live(live) => Ok(Some(live)),
+            _ => Ok(None),
+        },
+        _ => Ok(None),
+    }
+}
+
 /// Somebody holds the lock.
 fn held(state: StateDir) -> Result<Past, LedgerError> {
     let record = match store::load(&state)? {
@@ -341,11 +356,10 @@ impl Crashed {
 
 /// What a keeper wrote down at its end.
 fn counts(end: &EndRecord) -> ServiceCounts {
-    let exit = end.exit.map(|exit| match exit {
-        ExitRecord::Code(code) => Exit::Code(code),
-        ExitRecord::Signal(number) => {
-            Exit::Signal(Signal::from_number(number).map_or_else(|| number.to_string(), |s| s.to_string()))
-        }
+    let exit = end.exit.as_ref().and_then(|exit| match (exit.code, &exit.signal) {
+        (Some(code), _) => Some(Exit::Code(code)),
+        (None, Some(signal)) => Some(Exit::Signal(signal.clone())),
+        (None, None) => None,
     });
     ServiceCounts {
         cause: "its supervisor died".into(),
@@ -354,7 +368,7 @@ fn counts(end: &EndRecord) -> ServiceCounts {
         took: end.stop_time(),
         told: end.told,
         killed: end.killed,
-        left: u32::try_from(end.left.len()).unwrap_or(u32::MAX),
+        left: end.left_total,
         dropped_bytes: end.dropped_bytes,
     }
 }

@@ -11,7 +11,7 @@ use super::stack;
 use crate::api::{Answer, ProcessStatus, Refusal, Request, RunStatus, ServiceStatus};
 use crate::process::command_of;
 use crate::service::graph::Place;
-use crate::service::machine::{self, State, Wanted};
+use crate::service::machine::{self, Cause, Machine, State, Wanted};
 use crate::service::restart::Outcome;
 use crate::shutdown::plan::{self, Why};
 
@@ -170,7 +170,7 @@ impl Driver {
         let end = machine.last_end();
         ServiceStatus {
             service: unit.name.clone(),
-            state: machine.state().as_str().into(),
+            state: state_in_words(machine).into(),
             wanted: if machine.wanted() == Wanted::Up { "up".into() } else { "down".into() },
             is_ready: machine.is_ready(),
             pid: leader.filter(lariat_sys::identity::Identity::is_alive).map(|leader| leader.pid),
@@ -194,6 +194,25 @@ enum Move {
     Start,
     Stop,
     Restart,
+}
+
+/// One word for people and programs.
+fn state_in_words(machine: &Machine) -> &'static str {
+    let cause = machine.last_end().map(|end| end.cause);
+    match machine.state() {
+        State::Waiting => "waiting",
+        State::Up if machine.is_ready() => "ready",
+        State::Starting | State::Up => "starting",
+        State::Closing | State::Stopping | State::Sweeping => "stopping",
+        State::Backoff { .. } => "backoff",
+        State::GaveUp => "gave-up",
+        State::Down if machine.has_completed() => "completed",
+        State::Down => match cause {
+            None => "down",
+            Some(Cause::Stopped) => "stopped",
+            Some(_) => "failed",
+        },
+    }
 }
 
 fn shutting_down() -> Answer {
