@@ -80,7 +80,10 @@ impl Tree {
             {
                 let (path, kind) = entry.and_then(|entry| Ok((entry.path(), entry.file_type()?)))?;
                 let is_made = path.file_name().is_some_and(|name| MADE.iter().any(|made| name == *made));
-                if kind.is_dir() && !is_made {
+                if is_made {
+                    continue;
+                }
+                if kind.is_dir() {
                     folders.push(path);
                 } else if let Some(text) = kind.is_file().then(|| fs::read_to_string(&path).ok()).flatten() {
                     files.push((path.strip_prefix(root)?.display().to_string(), text));
