@@ -1,0 +1,244 @@
+//! Every fixture × every ending of `lariat run`: nothing is left, by the harness's own check, and whoever may have a
+//! grace period gets it.
+//!
+//! Each cell runs three times: with members that die of the stop signal, that ignore every polite signal, and that
+//! work for a moment before they write a marker and exit. Storms and trees have one manner only.
+
+use std::time::Duration;
+
+use lariat_testkit::{Arena, Command, Facts, PATIENCE, Pty, Running, census, fixture, subject, wait_until};
+
+/// What ends the run.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum End {
+    LeaderExits,
+    Term,
+    Hup,
+    Int,
+    KillLariat,
+    KillKeeper,
+    TerminalClosed,
+    TypedInterrupt,
+    KillGroup,
+    SecondSignal,
+}
+
+impl End {
+    fn is_in_terminal(self) -> bool {
+        matches!(self, Self::TerminalClosed | Self::TypedInterrupt)
+    }
+
+    /// Whether lariat lives to see the end, so that nothing may be alive once it has exited.
+    fn has_witness(self) -> bool {
+        !matches!(self, Self::KillLariat | Self::KillGroup)
+    }
+
+    /// Whether lariat alone tells the members, so that each must have been told exactly once.
+    fn tells_once(self) -> bool {
+        !self.is_in_terminal() && self != Self::SecondSignal
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Manner {
+    Plain,
+    Stubborn,
+    Graceful,
+}
+
+/// One fixture: its arguments, and the roles of members besides the leader.
+struct Shape {
+    args: &'static [&'static str],
+    roles: &'static [&'static str],
+    has_manners: bool,
+}
+
+const fn shape(args: &'static [&'static str], roles: &'static [&'static str]) -> Shape {
+    Shape { args, roles, has_manners: true }
+}
+
+const fn storm(args: &'static [&'static str]) -> Shape {
+    Shape { args, roles: &[], has_manners: false }
+}
+
+const ALONE: Shape = shape(&["alone"], &[]);
+const CHILD: Shape = shape(&["child"], &["child"]);
+const OWN_GROUP: Shape = shape(&["own-group"], &["child"]);
+const NEW_SESSION: Shape = shape(&["new-session"], &["child"]);
+const DAEMON: Shape = shape(&["daemon"], &["daemon"]);
+const DISGUISED: Shape = shape(&["disguised"], &["disguised"]);
+const STOPPED: Shape = shape(&["stopped"], &["stopped"]);
+const PORT_HOLDER: Shape = shape(&["port-holder", "--port", "PORT"], &["port"]);
+const PIPE_HOLDER: Shape = storm(&["pipe-holder", "--wait", "1", "--code", "7"]);
+const FORKER: Shape = storm(&["forker"]);
+const RUNNERS: Shape = storm(&["runners"]);
+const DYING_FORKER: Shape = storm(&["forks-while-dying"]);
+const LATE_DAEMON: Shape = storm(&["daemonize-on-term"]);
+const WIDE: Shape = storm(&["wide"]);
+const DEEP: Shape = storm(&["deep"]);
+
+fn run_cell(shape: &Shape, end: End) {
+    let manners: &[Manner] = if shape.has_manners {
+        &[Manner::Plain, Manner::Stubborn, Manner::Graceful]
+    } else {
+        &[Manner::Plain]
+    };
+    for manner in manners {
+        run_one(shape, *manner, end);
+    }
+}
+
+/// The grace period: short where it has to run out, longer than any test's patience where it must not.
+fn grace(manner: Manner, end: End) -> &'static str {
+    match (manner, end) {
+        (_, End::SecondSignal) => "10m",
+        (Manner::Stubborn, _) => "700ms",
+        _ => "20s",
+    }
+}
+
+fn run_one(shape: &Shape, manner: Manner, end: End) {
+    let mut arena = Arena::new();
+    let facts = arena.facts("f");
+    let port = arena.port().to_string();
+    let args = shape.args.iter().map(|arg| if *arg == "PORT" { port.as_str() } else { arg });
+    let manner_arg = format!("{manner:?}").to_lowercase();
+    let command = arena
+        .command(subject::lariat(env!("CARGO_BIN_EXE_lariat")))
+        .args(["run", "--grace", grace(manner, end), "--", fixture::path()])
+        .args(args)
+        .args(["--manner", &manner_arg, "--ms", "150"])
+        .facts(&facts);
+    let (running, pty) = start(command, end);
+    facts.wait_for("ready");
+    let leader = facts.pid("leader");
+    let is_taken_along =
+        end == End::KillGroup && census::Seen::of(leader).is_some_and(|l| l.group == running.pid());
+    let ending = bring_about(end, &running, pty, &facts);
+    if !end.has_witness() {
+        arena.wait_until_empty(PATIENCE);
+    }
+    let what = format!("{:?} {manner:?} {end:?}: {ending:?}, {:?}", shape.args, facts.names());
+    let leaks = arena.check();
+    assert!(leaks.is_empty(), "{what}: {leaks}");
+    check_ending(manner, end, shape, &ending, &what);
+    if manner == Manner::Graceful {
+        check_grace(shape, end, is_taken_along, &facts, &what);
+    }
+}
+
+fn start(command: Command, end: End) -> (Running, Option<Pty>) {
+    if end.is_in_terminal() {
+        let mut pty = Pty::new();
+        let running = pty.start(command);
+        return (running, Some(pty));
+    }
+    // A session of its own has no terminal, whatever the tests run in.
+    (command.own_session().start(), None)
+}
+
+fn bring_about(end: End, running: &Running, pty: Option<Pty>, facts: &Facts) -> lariat_testkit::Ending {
+    match end {
+        End::LeaderExits => tell(facts.pid("leader"), libc::SIGUSR1),
+        End::Term => running.signal(libc::SIGTERM),
+        End::Hup => running.signal(libc::SIGHUP),
+        End::Int => running.signal(libc::SIGINT),
+        End::KillLariat => running.signal(libc::SIGKILL),
+        End::KillKeeper => {
+            let keepers = census::children_of(running.pid());
+            assert_eq!(keepers.len(), 1, "lariat has children {keepers:?}");
+            tell(keepers[0], libc::SIGKILL);
+        }
+        End::KillGroup => running.signal_group(libc::SIGKILL),
+        End::SecondSignal => {
+            return wait_until("the end after several signals", PATIENCE, || {
+                running.signal(libc::SIGTERM);
+                running.ended(Duration::from_millis(50))
+            });
+        }
+        End::TerminalClosed => pty.expect("it is in a terminal").close(),
+        End::TypedInterrupt => {
+            let mut pty = pty.expect("it is in a terminal");
+            pty.send("\x03");
+            return pty.wait_end(running);
+        }
+    }
+    running.wait()
+}
+
+fn tell(pid: i32, signal: i32) {
+    // SAFETY: numbers only. The process is a descendant that nobody has collected.
+    assert_eq!(unsafe { libc::kill(pid, signal) }, 0, "could not signal {pid}");
+}
+
+fn check_ending(manner: Manner, end: End, shape: &Shape, ending: &lariat_testkit::Ending, what: &str) {
+    let (code, signal) = (ending.code(), ending.signal());
+    match end {
+        End::KillLariat | End::KillGroup => assert_eq!(signal, Some(libc::SIGKILL), "{what}"),
+        // The keeper knew how the command ended; without it lariat has failed, whatever the command did.
+        End::KillKeeper => assert_eq!(code, Some(125), "{what}"),
+        End::TerminalClosed => {}
+        End::LeaderExits if shape.has_manners => assert_eq!(code, Some(7), "{what}"),
+        End::TypedInterrupt if shape.has_manners => match manner {
+            Manner::Plain => assert_eq!(signal, Some(libc::SIGINT), "{what}"),
+            Manner::Stubborn => assert_eq!(code, Some(128 + libc::SIGKILL), "{what}"),
+            Manner::Graceful => assert_eq!(code, Some(0), "{what}"),
+        },
+        End::Term | End::Hup | End::Int if shape.has_manners => match manner {
+            Manner::Plain => assert_eq!(code, Some(128 + libc::SIGTERM), "{what}"),
+            Manner::Stubborn => assert_eq!(code, Some(128 + libc::SIGKILL), "{what}"),
+            Manner::Graceful => assert_eq!(code, Some(0), "{what}"),
+        },
+        _ => {}
+    }
+}
+
+/// Whoever is graceful was told, once, and had the time to finish. What shares a killed group had not.
+fn check_grace(shape: &Shape, end: End, is_taken_along: bool, facts: &Facts, what: &str) {
+    if end == End::SecondSignal || is_taken_along {
+        return;
+    }
+    let leader: &[&str] = if end == End::LeaderExits { &[] } else { &["leader"] };
+    for role in leader.iter().chain(shape.roles) {
+        assert!(facts.has(&format!("clean-{role}")), "{role} had no grace: {what}");
+        if end.tells_once() {
+            assert_eq!(facts.told(role), [1], "{role} was not told once: {what}");
+        }
+    }
+}
+
+macro_rules! matrix {
+    ($($name:ident: $shape:expr;)*) => {$(
+        mod $name {
+            use super::*;
+            #[test] fn leader_exits() { run_cell(&$shape, End::LeaderExits); }
+            #[test] fn term() { run_cell(&$shape, End::Term); }
+            #[test] fn hup() { run_cell(&$shape, End::Hup); }
+            #[test] fn int_sent() { run_cell(&$shape, End::Int); }
+            #[test] fn kill_lariat() { run_cell(&$shape, End::KillLariat); }
+            #[test] fn kill_keeper() { run_cell(&$shape, End::KillKeeper); }
+            #[test] fn terminal_closed() { run_cell(&$shape, End::TerminalClosed); }
+            #[test] fn typed_interrupt() { run_cell(&$shape, End::TypedInterrupt); }
+            #[test] fn kill_group() { run_cell(&$shape, End::KillGroup); }
+            #[test] fn second_signal() { run_cell(&$shape, End::SecondSignal); }
+        }
+    )*};
+}
+
+matrix! {
+    alone: ALONE;
+    child: CHILD;
+    own_group: OWN_GROUP;
+    new_session: NEW_SESSION;
+    daemon: DAEMON;
+    disguised: DISGUISED;
+    stopped: STOPPED;
+    port_holder: PORT_HOLDER;
+    pipe_holder: PIPE_HOLDER;
+    forker: FORKER;
+    runners: RUNNERS;
+    forks_while_dying: DYING_FORKER;
+    daemonize_on_term: LATE_DAEMON;
+    wide: WIDE;
+    deep: DEEP;
+}

@@ -1,0 +1,241 @@
+//! `lariat run`: `--grace`, `--signal`, `--lifeline`, `--die-with-parent`; runs inside runs; callers that signal.
+
+use std::process::Stdio;
+use std::time::Duration;
+
+use lariat_testkit::{Arena, Command, Facts, PATIENCE, Running, census, fixture, subject, wait_until};
+
+fn lariat(arena: &Arena) -> Command {
+    arena.command(subject::lariat(env!("CARGO_BIN_EXE_lariat")))
+}
+
+fn path() -> String {
+    subject::lariat(env!("CARGO_BIN_EXE_lariat")).into_string().expect("a plain path")
+}
+
+fn start(arena: &Arena, options: &[&str], kind: &[&str]) -> (Running, Facts) {
+    let facts = arena.facts("f");
+    let command =
+        lariat(arena).arg("run").args(options).arg("--").arg(fixture::path()).args(kind).facts(&facts);
+    let running = command.own_session().start();
+    facts.wait_for("ready");
+    (running, facts)
+}
+
+#[test]
+fn the_grace_period_is_the_one_that_was_asked_for() {
+    let arena = Arena::new();
+    let (running, _) = start(&arena, &["--grace", "400ms"], &["alone", "--manner", "stubborn"]);
+    let before = std::time::Instant::now();
+    running.signal(libc::SIGTERM);
+    assert_eq!(running.wait().code(), Some(137));
+    let took = before.elapsed();
+    assert!(took >= Duration::from_millis(400), "killed after {took:?}");
+    assert!(took < Duration::from_secs(8), "the default grace period was used: {took:?}");
+    arena.finish();
+}
+
+#[test]
+fn no_grace_at_all_kills_at_once() {
+    let arena = Arena::new();
+    let (running, facts) =
+        start(&arena, &["--grace", "0s"], &["alone", "--manner", "graceful", "--ms", "20000"]);
+    running.signal(libc::SIGTERM);
+    assert_eq!(running.wait().code(), Some(137));
+    assert!(!facts.has("clean-leader"));
+    arena.finish();
+}
+
+#[test]
+fn the_stop_signal_is_the_one_that_was_asked_for() {
+    for (name, number) in [("INT", libc::SIGINT), ("SIGHUP", libc::SIGHUP), ("15", libc::SIGTERM)] {
+        let arena = Arena::new();
+        let (running, facts) = start(&arena, &["--signal", name], &["child", "--manner", "graceful"]);
+        running.signal(libc::SIGTERM);
+        assert_eq!(running.wait().code(), Some(0));
+        for role in ["leader", "child"] {
+            let told = facts.get(&format!("told-{role}-{}", facts.pid(role)));
+            assert_eq!(told, Some(format!("{number}\n")), "--signal {name}");
+        }
+        arena.finish();
+    }
+}
+
+#[test]
+fn stragglers_of_a_command_that_ended_well_get_their_grace_and_its_code_stays() {
+    let arena = Arena::new();
+    let facts = arena.facts("f");
+    let kind = ["daemon", "--leave", "1", "--code", "33", "--manner", "graceful", "--ms", "300"];
+    let command = lariat(&arena).args(["run", "--", fixture::path()]).args(kind).facts(&facts).own_session();
+    command.run().expect(33);
+    assert!(facts.has("clean-daemon"));
+    assert_eq!(facts.told("daemon"), [1]);
+    arena.finish();
+}
+
+#[test]
+fn any_signal_but_hup_kills_while_only_stragglers_are_waited_for() {
+    let arena = Arena::new();
+    let (running, facts) =
+        start(&arena, &["--grace", "10m"], &["daemon", "--manner", "graceful", "--ms", "600000"]);
+    let leader = facts.pid("leader");
+    census::Seen::of(leader).expect("it is alive").kill();
+    wait_until("the straggler's being told", PATIENCE, || (facts.told("daemon") == [1]).then_some(()));
+    running.signal(libc::SIGHUP);
+    running.signal(libc::SIGTERM);
+    assert_eq!(running.wait().code(), Some(137));
+    assert!(!facts.has("clean-daemon"));
+    arena.finish();
+}
+
+#[test]
+fn a_sent_second_signal_within_a_second_leaves_the_grace_period_alone() {
+    let arena = Arena::new();
+    let kind = ["child", "--manner", "graceful", "--ms", "300"];
+    for (first, second) in [
+        (libc::SIGTERM, libc::SIGTERM),
+        (libc::SIGHUP, libc::SIGTERM),
+        (libc::SIGTERM, libc::SIGINT),
+        (libc::SIGTERM, libc::SIGHUP),
+    ] {
+        let (running, facts) = start(&arena, &["--grace", "20s"], &kind);
+        running.signal(first);
+        wait_until("the first signal's effect", PATIENCE, || {
+            (!facts.told("leader").is_empty()).then_some(())
+        });
+        running.signal(second);
+        assert_eq!(running.wait().code(), Some(0), "{first} then {second}");
+        assert!(facts.has("clean-leader") && facts.has("clean-child"), "{first} then {second}");
+        let _ = std::fs::remove_dir_all(facts.dir());
+    }
+    arena.finish();
+}
+
+#[test]
+fn the_lifelines_end_ends_everything_gracefully() {
+    let arena = Arena::new();
+    let facts = arena.facts("f");
+    let mut running = lariat(&arena)
+        .args(["run", "--lifeline", "--", fixture::path(), "daemon", "--manner", "graceful"])
+        .facts(&facts)
+        .stdin(Stdio::piped())
+        .own_session()
+        .start();
+    facts.wait_for("ready");
+    let stdin = std::fs::read_link(format!("/proc/{}/fd/0", facts.pid("leader"))).expect("it is alive");
+    assert_eq!(stdin.as_os_str(), "/dev/null");
+    drop(running.take_stdin());
+    assert_eq!(running.wait().code(), Some(0));
+    assert!(facts.has("clean-leader") && facts.has("clean-daemon"));
+    arena.finish();
+}
+
+#[test]
+fn what_is_written_to_the_lifeline_means_nothing() {
+    use std::io::Write as _;
+    let arena = Arena::new();
+    let facts = arena.facts("f");
+    let mut running = lariat(&arena)
+        .args(["run", "--lifeline", "--", fixture::path(), "alone"])
+        .facts(&facts)
+        .stdin(Stdio::piped())
+        .own_session()
+        .start();
+    facts.wait_for("ready");
+    let mut lifeline = running.take_stdin().expect("it is a pipe");
+    lifeline.write_all(&[b'x'; 300_000]).expect("lariat reads its lifeline");
+    assert!(running.is_alive() && !running.stdout().contains('x'));
+    drop(lifeline);
+    assert_eq!(running.wait().code(), Some(143));
+    arena.finish();
+}
+
+#[test]
+fn the_callers_death_closes_the_lifeline() {
+    let arena = Arena::new();
+    let facts = arena.facts("f");
+    // The shell holds the write end; when it is killed nobody does.
+    let own = format!("{} run --lifeline -- {} daemon --facts {}", path(), fixture::path(), facts.as_arg());
+    let text = format!("mkfifo line; {own} <line & exec 9>line; wait");
+    let caller = arena.command("/bin/sh").args(["-c", &text]).own_session().start();
+    facts.wait_for("ready");
+    caller.signal(libc::SIGKILL);
+    arena.wait_until_empty(PATIENCE);
+    arena.finish();
+}
+
+#[test]
+fn with_die_with_parent_the_parents_death_ends_everything() {
+    let arena = Arena::new();
+    let facts = arena.facts("f");
+    let kind = format!("daemon --manner graceful --facts {}", facts.as_arg());
+    let text = format!("{} run --die-with-parent -- {} {kind} & wait", path(), fixture::path());
+    let caller = arena.command("/bin/sh").args(["-c", &text]).own_session().start();
+    facts.wait_for("ready");
+    caller.signal(libc::SIGKILL);
+    arena.wait_until_empty(PATIENCE);
+    assert!(facts.has("clean-leader") && facts.has("clean-daemon"), "{:?}", facts.names());
+    arena.finish();
+}
+
+#[test]
+fn without_it_lariat_outlives_its_parent() {
+    let arena = Arena::new();
+    let facts = arena.facts("f");
+    let text = format!("{} run -- {} alone --facts {} & wait", path(), fixture::path(), facts.as_arg());
+    let caller = arena.command("/bin/sh").args(["-c", &text]).own_session().start();
+    facts.wait_for("ready");
+    caller.signal(libc::SIGKILL);
+    caller.wait();
+    let leader = facts.pid("leader");
+    assert!(census::Seen::of(leader).is_some_and(|seen| seen.is_alive()));
+    // USR1 makes the fixture exit by itself; lariat follows.
+    // SAFETY: numbers only; the fixture is alive, it was just looked at.
+    unsafe { libc::kill(leader, libc::SIGUSR1) };
+    arena.wait_until_empty(PATIENCE);
+    arena.finish();
+}
+
+#[test]
+fn runs_inside_runs_tell_everybody_once() {
+    for ending in [libc::SIGTERM, libc::SIGKILL] {
+        let arena = Arena::new();
+        let facts = arena.facts("f");
+        let lariat_path = path();
+        let inner = [lariat_path.as_str(), "run", "--", fixture::path(), "daemon", "--manner", "graceful"];
+        let outer = lariat(&arena).args(["run", "--"]).args(inner).facts(&facts).own_session().start();
+        facts.wait_for("ready");
+        outer.signal(ending);
+        outer.wait();
+        arena.wait_until_empty(PATIENCE);
+        for role in ["leader", "daemon"] {
+            assert_eq!(facts.told(role), [1], "signal {ending}, {role}: {:?}", facts.names());
+            assert!(facts.has(&format!("clean-{role}")));
+        }
+        arena.finish();
+    }
+}
+
+#[test]
+fn timeout_around_lariat_leaves_the_grace_period_alone() {
+    let arena = Arena::new();
+    let facts = arena.facts("f");
+    let own = ["run", "--", fixture::path(), "child", "--manner", "graceful", "--ms", "400"];
+    let command = arena.command("timeout").args(["0.5", &path()]).args(own).facts(&facts).own_session();
+    command.run().expect(124);
+    assert!(facts.has("clean-leader") && facts.has("clean-child"), "{:?}", facts.names());
+    arena.finish();
+}
+
+#[test]
+fn killing_every_lariat_by_name_leaves_the_keeper_to_do_its_work() {
+    let arena = Arena::new();
+    let (running, facts) = start(&arena, &[], &["daemon", "--manner", "graceful"]);
+    let is_ours = |seen: &census::Seen| seen.comm == "lariat" || seen.command.contains("lariat run");
+    let named: Vec<_> = arena.alive().into_iter().filter(is_ours).collect();
+    assert_eq!(named.iter().map(|seen| seen.pid).collect::<Vec<_>>(), [running.pid()], "{named:?}");
+    named.iter().for_each(census::Seen::kill);
+    arena.wait_until_empty(PATIENCE);
+    assert!(facts.has("clean-leader") && facts.has("clean-daemon"));
+    arena.finish();
+}
