@@ -231,7 +231,8 @@ fn the_head_of_a_pipeline_may_leave() {
 fn a_shell_inside_has_jobs_of_its_own() {
     let bash = need!("bash");
     both(|shell, prefix| {
-        shell.line(&format!("PS1='inner> ' {prefix}{bash} --norc --noprofile --noediting -i"));
+        // Written so that the echo of this line does not look like the prompt.
+        shell.line(&format!("PS1='inn''er> ' {prefix}{bash} --norc --noprofile --noediting -i"));
         shell.pty.wait_for("inner> ");
         shell.line("cat");
         shell.wait_for_front("cat");
