@@ -1,3 +1,104 @@
-//! The `lariat` command.
+//! The `lariat` command: arguments → settings → commands → exit code.
+//!
+//! There is no `main` of the standard library around this one. That one ignores SIGPIPE for everything that is
+//! started from here, and costs time before a keeper, which is this same executable, gets to its entry. What it does
+//! besides and is needed is done here: panics are caught, and standard descriptors that are closed are occupied.
 
-fn main() {}
+#![cfg_attr(not(test), no_main)]
+
+mod args;
+mod commands;
+mod exit_code;
+mod output;
+mod run;
+mod settings;
+
+use std::ffi::{OsString, c_char, c_int};
+use std::fs::OpenOptions;
+use std::os::fd::{AsRawFd, IntoRawFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use clap::Parser;
+use clap::error::ErrorKind;
+use lariat_sys::process;
+
+use args::Cli;
+use exit_code::ExitCode;
+use output::{Failure, Output};
+
+/// The entry that the C library calls. Returning from it ends the process with the code.
+// SAFETY: this is the only symbol `main` of the program, since `no_main` leaves out the compiler's own, and it has
+// the type that the C library calls.
+#[cfg_attr(not(test), unsafe(no_mangle))]
+extern "C" fn main(argc: c_int, argv: *const *const c_char) -> c_int {
+    // SAFETY: these are the arguments of `main`, and there is no other thread yet.
+    unsafe { process::remember_argv(argc, argv) };
+    // Before everything else: a keeper needs nothing of what follows, and holds its descriptors in fixed places.
+    lariat_keeper::entry::entry();
+    start()
+}
+
+/// Runs the command and returns the exit code of the process. Never unwinds.
+fn start() -> i32 {
+    // A panic has printed its message by itself; what was started is ended by its keepers.
+    let code = catch_unwind(AssertUnwindSafe(|| {
+        occupy_standard_descriptors();
+        command(std::env::args_os().collect())
+    }));
+    i32::from(code.unwrap_or(ExitCode::Trouble).number())
+}
+
+/// Opens `/dev/null` where standard input, output or error is closed, so that no file opened later gets its number
+/// and is taken for it. Without `/dev/null` there is nothing to be done.
+fn occupy_standard_descriptors() {
+    while let Ok(null) = OpenOptions::new().read(true).write(true).open("/dev/null") {
+        if null.as_raw_fd() > 2 {
+            return;
+        }
+        // Left open for the life of the process.
+        let _ = null.into_raw_fd();
+    }
+}
+
+fn command(args: Vec<OsString>) -> ExitCode {
+    if args.get(1).is_some_and(|verb| verb == "run")
+        && let Some(run) = args::run::parse(&args[2..])
+    {
+        commands::run::run(&run);
+    }
+    let cli = match Cli::try_parse_from(args) {
+        Ok(cli) => cli,
+        Err(error) => return parse_error(&error),
+    };
+    let mut output = Output::new(cli.no_color);
+    let result = commands::dispatch(&cli.command, &mut output);
+    // What was printed comes first, also before the failure that follows it.
+    let result = output.finish().and(result);
+    match result {
+        Ok(code) => code,
+        Err(failure) => {
+            output.fail(&failure);
+            failure.code
+        }
+    }
+}
+
+/// Shows help or version on standard output, and what is wrong with the command line on standard error.
+fn parse_error(error: &clap::Error) -> ExitCode {
+    let mut output = Output::new(false);
+    let is_asked_for = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
+    if !is_asked_for {
+        output.fail_usage(error);
+        return ExitCode::Usage;
+    }
+    let text = error.render();
+    let text = if output.is_out_styled() { text.ansi().to_string() } else { text.to_string() };
+    output.print(text);
+    match output.finish() {
+        Ok(()) => ExitCode::Done,
+        Err(failure @ Failure { code, .. }) => {
+            output.fail(&failure);
+            code
+        }
+    }
+}

@@ -125,11 +125,17 @@ fn unlikely(name: &str, other: &ServiceDraft, condition: &At<Condition>, sink: &
                 "give `{other_name}` a check, such as `ready = {{ tcp = 5432 }}`, or write `started`"
             ));
     }
-    if condition.value == Condition::Completed && other.restart.when == RestartWhen::Always {
+    if condition.value == Condition::Completed && other.daemon {
+        let message = format!("`{name}` waits until `{other_name}` has completed, which a daemon never does");
+        sink.error(Code::Condition, message, condition.span.clone(), "would wait for ever")
+            .related(other.name.span.clone(), "has `daemon = true`")
+            .note("nobody sees the exit code of a daemon, so each of its ends counts as a failure")
+            .help("wait for `ready` or `started`");
+    } else if condition.value == Condition::Completed && other.restart.when == RestartWhen::Always {
         let message = format!(
             "`{name}` waits until `{other_name}` has completed, but `{other_name}` is always restarted"
         );
-        sink.warning(Code::Condition, message, condition.span.clone(), "goes on at its first end")
+        sink.warning(Code::Condition, message, condition.span.clone(), "never stays completed")
             .related(other.name.span.clone(), "has `restart = \"always\"`")
             .help("use `restart = \"on-failure\"` for a service that others wait for to complete");
     }

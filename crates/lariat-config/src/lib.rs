@@ -51,6 +51,17 @@ pub use render::{Look, render};
 
 use diagnostic::Sink;
 
+/// Reads a duration as it is written in `lariat.toml`: `8s`, `500ms`, `1m 30s`; from a millisecond to a week.
+///
+/// # Errors
+/// What is wrong with the text, and what was probably meant, in one line.
+pub fn parse_duration(text: &str) -> Result<std::time::Duration, String> {
+    duration::parse(text).map_err(|refused| match refused.meant {
+        Some(meant) => format!("{}; did you mean `{meant}`?", refused.message),
+        None => format!("{}; write it like `500ms`, `8s`, `1m 30s`", refused.message),
+    })
+}
+
 /// Where a text came from.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Origin {

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::Path;
 
+use lariat::service::graph::Graph;
 use lariat_config::{Diagnostic, Loaded, Look, Origin, load, parse_procfile, parse_toml, render};
 use proptest::prelude::*;
 
@@ -64,6 +65,8 @@ fn check(text: &str, result: &Result<Loaded, Vec<Diagnostic>>) {
         Ok(loaded) => {
             assert!(loaded.warnings.iter().all(|warning| !warning.is_error()), "{text:?}");
             assert!(!loaded.spec.services.is_empty(), "{text:?}");
+            // What this crate lets pass, the supervisor can order.
+            assert!(Graph::new(&loaded.spec.services).is_ok(), "{text:?}");
             &loaded.warnings
         }
         Err(diagnostics) => {

@@ -91,7 +91,8 @@ impl Driver {
             is_alone: false,
             is_connected: true,
             outbox: VecDeque::new(),
-            reap_at: None,
+            // The leader may be gone already.
+            reap_at: Some(Instant::now()),
             reap_earliest: Instant::now(),
             left: Vec::new(),
         }
@@ -103,17 +104,14 @@ impl Driver {
     /// [`crate::stop::KILL_LIMIT`].
     pub fn run(mut self) -> End {
         self.say(&Notice::Started { leader: self.leader });
+        let mut end = None;
         if self.parts.supervisor.is_none() {
-            self.supervisor_gone();
+            end = self.supervisor_gone();
         }
-        // The leader may be gone already: its CHLD was not necessarily caught by the descriptor.
-        self.look_at_children();
-        let end = loop {
-            if let Some(end) = self.turn() {
-                break end;
-            }
-        };
-        self.leave(end)
+        while end.is_none() {
+            end = self.turn();
+        }
+        self.leave(end.unwrap_or_default())
     }
 
     /// Waits for the next thing and handles it.

@@ -3,6 +3,8 @@
 //!
 //! The seed of the moments is printed; `LARIAT_TEST_SEED` sets it.
 
+#![allow(clippy::unwrap_used, clippy::print_stdout, missing_docs, reason = "a test")]
+
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};

@@ -38,9 +38,11 @@ fn main() {
     for directory in directories {
         let directory = tempfile::tempdir_in(directory).unwrap();
         println!("{}", directory.path().display());
-        for (name, chunk, total) in
-            [("buffered (64 KiB)", 65_500, 400_000_000), ("buffered (4 KiB)", 4_000, 200_000_000), ("unbuffered", 100, 40_000_000)]
-        {
+        for (name, chunk, total) in [
+            ("buffered (64 KiB)", 65_500, 400_000_000),
+            ("buffered (4 KiB)", 4_000, 200_000_000),
+            ("unbuffered", 100, 40_000_000),
+        ] {
             compare(directory.path(), name, chunk, total);
         }
     }
@@ -79,7 +81,11 @@ fn compare(directory: &Path, name: &str, chunk: usize, total: usize) {
         total as f64 / 1e6 / times[ROUNDS / 2].as_secs_f64()
     });
     for ((way, _), rate) in ways.iter().zip(rates) {
-        println!("  {name:18} {way:15} {rate:7.0} MB/s   {:.2} of cat, {:.2} of read and write", rate / rates[0], rate / rates[1]);
+        println!(
+            "  {name:18} {way:15} {rate:7.0} MB/s   {:.2} of cat, {:.2} of read and write",
+            rate / rates[0],
+            rate / rates[1]
+        );
     }
 }
 

@@ -6,6 +6,7 @@ pub mod event;
 pub mod ledger;
 pub mod logs;
 pub mod ports;
+pub mod process;
 pub mod service;
 pub mod shutdown;
 pub mod supervisor;

@@ -10,10 +10,10 @@ use lariat_keeper::ending::Ending as Adoption;
 use lariat_keeper::entry::{Holdings, become_keeper};
 use lariat_keeper::stop::StopPlan;
 use lariat_keeper::wire::{Notice, Plan};
-use lariat_sys::spawn::SpawnStep;
 use lariat_sys::identity::Identity;
 use lariat_sys::poll::{self, PollFd, PollFlags};
 use lariat_sys::signal::{self, Signal, SignalFd, SignalSet};
+use lariat_sys::spawn::SpawnStep;
 use lariat_sys::{Errno, files, process, procfs, reap, sockets, spawn, tree};
 
 use super::machine::{Action, Ending, Event, Machine};
@@ -43,7 +43,10 @@ pub fn run(options: &RunOptions) -> Result<Ending, RunError> {
         ties.lifeline = Some(take_stdin().map_err(own("take standard input as the lifeline"))?);
     }
     if options.dies_with_parent && !ties.hold_caller().map_err(own("watch the caller"))? {
-        return Err(RunError::Own { step: "watch the caller, which is gone", errno: Errno::SRCH.raw_os_error() });
+        return Err(RunError::Own {
+            step: "watch the caller, which is gone",
+            errno: Errno::SRCH.raw_os_error(),
+        });
     }
     process::set_subreaper(true).map_err(own("become a child subreaper"))?;
     let signals = SignalFd::new(heard()).map_err(own("hear signals"))?;
@@ -283,7 +286,8 @@ impl Driver {
 
     /// We were continued. If the command shares our group the shell continued it as well; if not, we pass it on.
     fn wake_leader(&mut self) {
-        let is_stopped = |pid| matches!(procfs::read_stat(pid), Ok(Some(s)) if s.state == procfs::State::Stopped);
+        let is_stopped =
+            |pid| matches!(procfs::read_stat(pid), Ok(Some(s)) if s.state == procfs::State::Stopped);
         if self.leader.is_some_and(|leader| is_stopped(leader.pid)) {
             self.handle(Event::Other(Signal::CONT));
         }
@@ -350,4 +354,3 @@ fn give_up_streams() {
         }
     }
 }
-

@@ -130,7 +130,9 @@ impl Machine {
     /// Takes one event and returns what to do, in order.
     pub fn step(&mut self, now: Instant, event: Event) -> Vec<Action> {
         match event {
-            Event::Ask { signal: Signal::HUP, .. } | Event::TerminalClosed if !self.hears_hangup => Vec::new(),
+            Event::Ask { signal: Signal::HUP, .. } | Event::TerminalClosed if !self.hears_hangup => {
+                Vec::new()
+            }
             Event::Ask { signal: Signal::HUP, .. }
             | Event::TerminalClosed
             | Event::LifelineClosed

@@ -63,7 +63,9 @@ impl Ties {
     pub fn cut(&mut self, revents: &[PollFlags]) -> Vec<Cut> {
         let mut cut = Vec::new();
         let mut revents = revents.iter().copied();
-        let mut next = |is_there: bool| if is_there { revents.next().unwrap_or(PollFlags::empty()) } else { PollFlags::empty() };
+        let mut next = |is_there: bool| {
+            if is_there { revents.next().unwrap_or(PollFlags::empty()) } else { PollFlags::empty() }
+        };
         let (terminal, lifeline, caller) =
             (next(self.terminal.is_some()), next(self.lifeline.is_some()), next(self.caller.is_some()));
         if terminal.intersects(PollFlags::HUP | PollFlags::ERR | PollFlags::NVAL) {

@@ -147,11 +147,10 @@ fn daemon_restart(service: &ServiceDraft, restart: Range<usize>, daemon: Range<u
     if service.restart.when != RestartWhen::OnFailure {
         return;
     }
-    let message =
-        format!("`{}` is a daemon, whose end has no exit code to tell failure by", service.name.value);
-    sink.error(Code::Restart, message, restart, "cannot be told")
-        .related(daemon, "the exit code is that of its launcher")
-        .help("use `restart = \"always\"`, or run the program in the foreground and leave `daemon` out");
+    let message = format!("every end of `{}` counts as a failure, since it is a daemon", service.name.value);
+    sink.warning(Code::Restart, message, restart, "the same as `always`")
+        .related(daemon, "the exit code that is seen is its launcher's")
+        .help("write `restart = \"always\"`, or run the program in the foreground and leave `daemon` out");
 }
 
 fn port_variable(service: &ServiceDraft, sink: &mut Sink) {

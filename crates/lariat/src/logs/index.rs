@@ -115,7 +115,11 @@ mod tests {
         assert_eq!(cursor.facts_at(10_000).time, None);
         for (offset, micros) in [(9_999, 1_000), (0, 1), (2_560, 257), (2_559, 256)] {
             cursor.seek(offset);
-            assert_eq!(cursor.facts_at(offset).time, Some(Duration::from_micros(micros)), "jumping, {offset}");
+            assert_eq!(
+                cursor.facts_at(offset).time,
+                Some(Duration::from_micros(micros)),
+                "jumping, {offset}"
+            );
         }
     }
 

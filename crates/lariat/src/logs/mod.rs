@@ -39,7 +39,10 @@ impl LogFiles {
     /// Names the files of the run before that one. Touches nothing.
     #[must_use]
     pub fn previous(logs: &Path, service: &str) -> Self {
-        Self { log: logs.join(format!("{service}.prev.log")), index: logs.join(format!("{service}.prev.idx")) }
+        Self {
+            log: logs.join(format!("{service}.prev.log")),
+            index: logs.join(format!("{service}.prev.idx")),
+        }
     }
 
     /// Returns the path of the service's bytes.
@@ -129,12 +132,11 @@ impl Store {
 
 fn create(path: &Path, options: &mut OpenOptions) -> Result<File, StoreError> {
     let flags = OFlags::NOFOLLOW.bits() as i32;
-    options
-        .create_new(true)
-        .mode(0o600)
-        .custom_flags(flags)
-        .open(path)
-        .map_err(|cause| StoreError { step: "create", path: path.to_owned(), cause })
+    options.create_new(true).mode(0o600).custom_flags(flags).open(path).map_err(|cause| StoreError {
+        step: "create",
+        path: path.to_owned(),
+        cause,
+    })
 }
 
 #[cfg(test)]

@@ -207,7 +207,8 @@ impl Pump {
     pub fn start() -> Result<Self, PumpError> {
         let wake = new_event().map_err(PumpError::at("eventfd"))?;
         let set = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(PumpError::at("epoll"))?;
-        epoll::add(&set, &wake, EventData::new_u64(REQUESTS), EventFlags::IN).map_err(PumpError::at("epoll"))?;
+        epoll::add(&set, &wake, EventData::new_u64(REQUESTS), EventFlags::IN)
+            .map_err(PumpError::at("epoll"))?;
         let shared = Arc::new(Shared {
             wake,
             requests: Mutex::default(),
@@ -253,7 +254,8 @@ impl Pump {
     /// When there are too many open files.
     pub fn bell(&self) -> Result<Arc<Bell>, PumpError> {
         let event = new_event().map_err(PumpError::at("eventfd"))?;
-        let bell = Arc::new(Bell { event, is_wanted: AtomicBool::new(true), is_rung: AtomicBool::new(false) });
+        let bell =
+            Arc::new(Bell { event, is_wanted: AtomicBool::new(true), is_rung: AtomicBool::new(false) });
         lock(&self.shared.bells).push(Arc::downgrade(&bell));
         Ok(bell)
     }
@@ -302,12 +304,12 @@ struct Pipe {
 }
 
 /// Returns the pause after a drain of `total` bytes that followed a pause of `pause`, so that the next one finds the pipe
-/// about a quarter full.
+/// between a sixteenth and an eighth full.
 fn next_pause(pause: Duration, total: usize) -> Duration {
     let pause = match total {
-        t if t >= PIPE_BYTES_GROWN / 2 => return Duration::ZERO,
-        t if t >= PIPE_BYTES_GROWN / 4 => pause / 2,
-        t if t < PIPE_BYTES_GROWN / 8 => pause * 2,
+        t if t >= PIPE_BYTES_GROWN / 4 => return Duration::ZERO,
+        t if t >= PIPE_BYTES_GROWN / 8 => pause / 2,
+        t if t < PIPE_BYTES_GROWN / 16 => pause * 2,
         _ => pause,
     };
     pause.clamp(PAUSE_MIN, PAUSE_MAX)
@@ -365,7 +367,10 @@ impl Work {
     }
 
     fn next_due(&self) -> Option<Instant> {
-        self.pipes.values().filter_map(|pipe| if let Rest::Until(due) = pipe.rest { Some(due) } else { None }).min()
+        self.pipes
+            .values()
+            .filter_map(|pipe| if let Rest::Until(due) = pipe.rest { Some(due) } else { None })
+            .min()
     }
 
     fn serve_requests(&mut self) -> bool {
@@ -413,7 +418,7 @@ impl Work {
                 state = FlowState::Abandoned;
                 break;
             }
-            let done = pipe.drain.drain(left);
+            let done = pipe.drain.drain_to_empty(left);
             pipe.publish(done.moved, done.dropped);
             left = if done.is_empty { 0 } else { left.saturating_sub(done.total()) };
         }
@@ -488,7 +493,11 @@ mod tests {
             if is_so() {
                 return;
             }
-            assert_ne!(poll(&mut [PollFd::new(bell, PollFlags::IN)], Some(deadline)), Ok(0), "waited in vain until {what}");
+            assert_ne!(
+                poll(&mut [PollFd::new(bell, PollFlags::IN)], Some(deadline)),
+                Ok(0),
+                "waited in vain until {what}"
+            );
         }
     }
 
@@ -620,13 +629,13 @@ mod tests {
     fn pauses_adapt_to_the_writer() {
         let mut pause = PAUSE_MAX;
         for _ in 0..10 {
-            pause = next_pause(pause, PIPE_BYTES_GROWN / 4);
+            pause = next_pause(pause, PIPE_BYTES_GROWN / 8);
         }
         assert_eq!(pause, PAUSE_MIN);
         for _ in 0..10 {
             pause = next_pause(pause, 100);
         }
         assert_eq!(pause, PAUSE_MAX);
-        assert_eq!(next_pause(pause, PIPE_BYTES_GROWN), Duration::ZERO);
+        assert_eq!(next_pause(pause, PIPE_BYTES_GROWN / 4), Duration::ZERO);
     }
 }

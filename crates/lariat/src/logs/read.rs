@@ -97,7 +97,17 @@ impl LogReader {
         };
         let index = IndexCursor::new(File::open(files.index()).ok());
         let files = files.clone();
-        Ok(Some(Self { files, log, index, offset: 0, buffer: Vec::new(), start: 0, searched: 0, is_continued: false, open_since: None }))
+        Ok(Some(Self {
+            files,
+            log,
+            index,
+            offset: 0,
+            buffer: Vec::new(),
+            start: 0,
+            searched: 0,
+            is_continued: false,
+            open_since: None,
+        }))
     }
 
     /// Returns the offset up to which lines were returned.
@@ -172,7 +182,11 @@ impl LogReader {
                 let length = self.searched + at;
                 // The newline may be far behind the limit: the store is filled faster than it is read.
                 let is_whole = length <= LINE_MAX;
-                return Ok(Some(if is_whole { self.take(length, Ending::Newline) } else { self.take_part() }));
+                return Ok(Some(if is_whole {
+                    self.take(length, Ending::Newline)
+                } else {
+                    self.take_part()
+                }));
             }
             self.searched = self.unread().len();
             if self.searched > LINE_MAX {
@@ -310,7 +324,11 @@ impl Follower {
     ///
     /// # Errors
     /// When the kernel cannot wait, for lack of memory.
-    pub fn wait(&mut self, deadline: Option<Instant>, cancel: Option<BorrowedFd<'_>>) -> Result<Woken, lariat_sys::Errno> {
+    pub fn wait(
+        &mut self,
+        deadline: Option<Instant>,
+        cancel: Option<BorrowedFd<'_>>,
+    ) -> Result<Woken, lariat_sys::Errno> {
         let every = if self.inotify.is_some() { LOOK_EVERY } else { LOOK_EVERY_UNWATCHED };
         let look_at = Instant::now() + every;
         let until = deadline.map_or(look_at, |deadline| deadline.min(look_at));
@@ -385,7 +403,11 @@ mod tests {
         let mut reader = store.reader();
         let mut seen = Vec::new();
         while let Some(line) = reader.next_line(Instant::now()).unwrap() {
-            seen.push((line.offset, String::from_utf8(line.bytes.to_vec()).unwrap(), line.time.unwrap().as_nanos()));
+            seen.push((
+                line.offset,
+                String::from_utf8(line.bytes.to_vec()).unwrap(),
+                line.time.unwrap().as_nanos(),
+            ));
         }
         assert_eq!(seen, [(0, "one".into(), 1_000), (4, String::new(), 2_000), (5, "three".into(), 3_000)]);
         assert_eq!(reader.offset(), 11);
@@ -424,7 +446,10 @@ mod tests {
         let (parts, last) = lines.split_at(lines.len() - 1);
         assert_eq!(last, [(b"next".to_vec(), Ending::Newline)]);
         assert!(parts.iter().all(|(bytes, _)| bytes.len() <= LINE_MAX && std::str::from_utf8(bytes).is_ok()));
-        assert_eq!(parts.iter().map(|(_, e)| *e).collect::<Vec<_>>(), [Ending::Split, Ending::Split, Ending::Split, Ending::Newline]);
+        assert_eq!(
+            parts.iter().map(|(_, e)| *e).collect::<Vec<_>>(),
+            [Ending::Split, Ending::Split, Ending::Split, Ending::Newline]
+        );
         assert_eq!(parts.iter().flat_map(|(bytes, _)| bytes.clone()).collect::<Vec<_>>(), text.as_bytes());
     }
 
@@ -444,7 +469,12 @@ mod tests {
         for (bytes, lines, expected) in table {
             let mut reader = written(bytes).reader();
             reader.seek_last(lines).unwrap();
-            assert_eq!(&bytes[reader.offset() as usize..], expected, "{lines} of {:?}", String::from_utf8_lossy(bytes));
+            assert_eq!(
+                &bytes[reader.offset() as usize..],
+                expected,
+                "{lines} of {:?}",
+                String::from_utf8_lossy(bytes)
+            );
         }
     }
 

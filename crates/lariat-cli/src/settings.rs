@@ -1,0 +1,68 @@
+//! What was asked for, made definite: arguments and surroundings to the file that is meant and what is in it.
+//!
+//! Nothing is started and nothing printed here. All access to the working directory is here.
+
+use std::path::{Path, PathBuf};
+
+use lariat_config::{Diagnostic, Loaded};
+
+use crate::exit_code::ExitCode;
+use crate::output::Failure;
+
+/// Returns the directory that the command was started in.
+///
+/// # Errors
+/// It was removed, or may not be looked at.
+pub(crate) fn working_directory() -> Result<PathBuf, Failure> {
+    std::env::current_dir().map_err(|error| {
+        Failure::new(ExitCode::Trouble, "could not tell the working directory")
+            .because(error)
+            .hint("it may have been removed; go to another one")
+    })
+}
+
+/// Returns the file that is meant: the one named with `-f`, or the nearest one upward. A found one inside the working
+/// directory is named relative to it, as a person would.
+///
+/// # Errors
+/// There is none, or it belongs to another user.
+pub(crate) fn config_file(named: Option<&Path>) -> Result<PathBuf, Failure> {
+    if let Some(named) = named {
+        return Ok(named.to_owned());
+    }
+    let here = working_directory()?;
+    let found = lariat_config::find(&here).map_err(|mut diagnostics| {
+        // One that is about no text reads better as a message of the command itself.
+        let first = diagnostics.swap_remove(0);
+        let failure = Failure::new(ExitCode::Config, first.message);
+        let failure = first.notes.into_iter().fold(failure, Failure::because);
+        match first.help {
+            Some(help) => failure.hint(help.message),
+            None => failure,
+        }
+    })?;
+    Ok(found.strip_prefix(&here).map(Path::to_owned).unwrap_or(found))
+}
+
+/// Reads the configuration for a command that is going to use it.
+///
+/// # Errors
+/// Everything that is wrong with it, as diagnostics of the failure.
+pub(crate) fn stack(file: &Path) -> Result<Loaded, Failure> {
+    lariat_config::load(file).map_err(|diagnostics| {
+        let message = format!("{}: {}", file.display(), counted(&diagnostics));
+        Failure { diagnostics, ..Failure::new(ExitCode::Config, message).hint("nothing was started") }
+    })
+}
+
+/// Returns how many there are: `2 errors, 1 warning`.
+pub(crate) fn counted(diagnostics: &[Diagnostic]) -> String {
+    let errors = diagnostics.iter().filter(|diagnostic| diagnostic.is_error()).count();
+    let plural = |count: usize, word: &str| match count {
+        0 => None,
+        1 => Some(format!("1 {word}")),
+        _ => Some(format!("{count} {word}s")),
+    };
+    let parts = [plural(errors, "error"), plural(diagnostics.len() - errors, "warning")];
+    parts.into_iter().flatten().collect::<Vec<_>>().join(", ")
+}

@@ -1,0 +1,211 @@
+//! The per-user list of runs, and where a run's socket is.
+//!
+//! One small file per run, named by its id. The list is a convenience for `ps --all`: when it cannot be written, the run
+//! goes on. The environment is not read here; the caller passes what it says ([`UserDirs`]).
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::record::RunId;
+use super::{LedgerError, private_dir, read_limited};
+
+/// The longest path of a unix socket in bytes: `sun_path` without its NUL.
+pub const SOCKET_PATH_MAX: usize = 107;
+/// The largest entry that is read, in bytes.
+const ENTRY_BYTES_MAX: u64 = 64 * 1024;
+
+/// The user's directories, as the environment says.
+#[derive(Clone, Default, PartialEq, Eq, Debug)]
+pub struct UserDirs {
+    /// `XDG_RUNTIME_DIR`.
+    pub runtime: Option<PathBuf>,
+    /// `XDG_STATE_HOME`.
+    pub state: Option<PathBuf>,
+    /// `HOME`.
+    pub home: Option<PathBuf>,
+}
+
+impl UserDirs {
+    /// Returns the directory of the list of runs; `None` when neither `XDG_STATE_HOME` nor `HOME` is an absolute path.
+    #[must_use]
+    pub fn runs(&self) -> Option<PathBuf> {
+        let state = self.state.as_ref().filter(|path| path.is_absolute()).cloned();
+        let home = self.home.as_ref().filter(|path| path.is_absolute());
+        let state = state.or_else(|| home.map(|home| home.join(".local/state")))?;
+        Some(state.join("lariat/runs"))
+    }
+
+    /// Chooses the path of a run's socket, and makes its directory, which is ours alone.
+    ///
+    /// It is under `XDG_RUNTIME_DIR`, or in `/tmp/lariat-UID` when that is not set, not there, or too long.
+    ///
+    /// # Errors
+    /// [`LedgerError::Directory`] when the directory in `/tmp` is not ours.
+    pub fn socket(&self, run: &RunId) -> Result<PathBuf, LedgerError> {
+        let name = format!("{run}.sock");
+        let fits = |path: &Path| path.as_os_str().len() <= SOCKET_PATH_MAX;
+        let preferred =
+            self.runtime.as_ref().filter(|path| path.is_absolute()).map(|path| path.join("lariat"));
+        if let Some(directory) = preferred
+            && fits(&directory.join(&name))
+            && private_dir(&directory).is_ok()
+        {
+            return Ok(directory.join(&name));
+        }
+        let user = lariat_sys::process::effective_user();
+        let directory = PathBuf::from(format!("/tmp/lariat-{user}"));
+        private_dir(&directory)?;
+        let path = directory.join(&name);
+        if fits(&path) {
+            return Ok(path);
+        }
+        Err(LedgerError::SocketPathTooLong { length: path.as_os_str().len(), path, max: SOCKET_PATH_MAX })
+    }
+}
+
+/// One run in the list.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct IndexEntry {
+    /// The run.
+    pub run: RunId,
+    /// The project's root. A root that is not UTF-8 is not listed.
+    pub root: PathBuf,
+}
+
+/// The list of this user's runs.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct RunIndex {
+    directory: PathBuf,
+}
+
+impl RunIndex {
+    /// Names the list in this directory. Touches nothing.
+    #[must_use]
+    pub fn at(directory: &Path) -> Self {
+        Self { directory: directory.to_owned() }
+    }
+
+    /// Adds a run, or writes it anew.
+    ///
+    /// # Errors
+    /// When the directory is not ours alone, or the file cannot be written. The run does without.
+    pub fn add(&self, entry: &IndexEntry) -> Result<(), LedgerError> {
+        if let Some(parent) = self.directory.parent() {
+            fs::create_dir_all(parent).map_err(|cause| error("make", parent, cause))?;
+        }
+        private_dir(&self.directory)?;
+        let path = self.path(&entry.run);
+        let text =
+            serde_json::to_string(entry).map_err(|cause| error("write", &path, io::Error::other(cause)))?;
+        let new = path.with_extension("new");
+        fs::write(&new, text + "\n").map_err(|cause| error("write", &new, cause))?;
+        fs::rename(&new, &path).map_err(|cause| error("rename", &new, cause))
+    }
+
+    /// Takes a run off the list. One that is not there is no error.
+    ///
+    /// # Errors
+    /// When the file is there and cannot be removed.
+    pub fn remove(&self, run: &RunId) -> Result<(), LedgerError> {
+        let path = self.path(run);
+        match fs::remove_file(&path) {
+            Err(cause) if cause.kind() != io::ErrorKind::NotFound => Err(error("remove", &path, cause)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Returns all runs of the list, ordered by id. What is no entry is left out; a list that is not there is empty.
+    ///
+    /// # Errors
+    /// When the directory is there and cannot be read.
+    pub fn list(&self) -> Result<Vec<IndexEntry>, LedgerError> {
+        let names = match fs::read_dir(&self.directory) {
+            Ok(names) => names,
+            Err(cause) if cause.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(cause) => return Err(error("read", &self.directory, cause)),
+        };
+        let mut entries = Vec::new();
+        for name in names {
+            let path = name.map_err(|cause| error("read", &self.directory, cause))?.path();
+            let bytes = fs::File::open(&path).and_then(|file| read_limited(file, ENTRY_BYTES_MAX));
+            let entry = bytes.ok().and_then(|bytes| serde_json::from_slice::<IndexEntry>(&bytes).ok());
+            entries.extend(entry.filter(|entry| path == self.path(&entry.run)));
+        }
+        entries.sort_by(|a, b| a.run.cmp(&b.run));
+        Ok(entries)
+    }
+
+    fn path(&self, run: &RunId) -> PathBuf {
+        self.directory.join(run.as_str())
+    }
+}
+
+fn error(step: &'static str, path: &Path, cause: io::Error) -> LedgerError {
+    LedgerError::File { step, path: path.to_owned(), cause }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(root: &str) -> IndexEntry {
+        IndexEntry { run: RunId::new_random().unwrap(), root: root.into() }
+    }
+
+    #[test]
+    fn runs_are_listed_until_they_are_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let index = RunIndex::at(&dir.path().join("state/lariat/runs"));
+        assert_eq!(index.list().unwrap(), []);
+        let mut entries = [entry("/a"), entry("/b")];
+        entries.sort_by(|a, b| a.run.cmp(&b.run));
+        entries.iter().for_each(|entry| index.add(entry).unwrap());
+        std::fs::write(dir.path().join("state/lariat/runs/0123456789abcdef"), "{\"run\":").unwrap();
+        std::fs::write(
+            dir.path().join("state/lariat/runs/other"),
+            serde_json::to_string(&entries[0]).unwrap(),
+        )
+        .unwrap();
+        assert_eq!(index.list().unwrap(), entries);
+        index.remove(&entries[0].run).unwrap();
+        index.remove(&entries[0].run).unwrap();
+        assert_eq!(index.list().unwrap(), entries[1..]);
+    }
+
+    #[test]
+    fn the_list_follows_the_environment() {
+        let path = |text: &str| Some(PathBuf::from(text));
+        let table = [
+            (path("/x"), path("/home/me"), path("/x/lariat/runs")),
+            (path("relative"), path("/home/me"), path("/home/me/.local/state/lariat/runs")),
+            (None, path("/home/me"), path("/home/me/.local/state/lariat/runs")),
+            (None, None, None),
+        ];
+        for (state, home, expected) in table {
+            assert_eq!(UserDirs { runtime: None, state, home }.runs(), expected);
+        }
+    }
+
+    #[test]
+    fn sockets_are_where_paths_are_short_enough_and_private() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let run = RunId::new_random().unwrap();
+        let at = |runtime: PathBuf| {
+            UserDirs { runtime: Some(runtime), ..UserDirs::default() }.socket(&run).unwrap()
+        };
+        assert_eq!(at(dir.path().to_owned()), dir.path().join(format!("lariat/{run}.sock")));
+
+        let user = lariat_sys::process::effective_user();
+        let fallback = PathBuf::from(format!("/tmp/lariat-{user}/{run}.sock"));
+        let long = dir.path().join("x".repeat(SOCKET_PATH_MAX));
+        std::fs::create_dir(&long).unwrap();
+        assert_eq!(at(long), fallback);
+        assert_eq!(at(dir.path().join("not there")), fallback);
+        std::fs::set_permissions(dir.path().join("lariat"), std::fs::Permissions::from_mode(0o777)).unwrap();
+        assert_eq!(at(dir.path().to_owned()), fallback);
+    }
+}

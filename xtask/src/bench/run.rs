@@ -1,0 +1,99 @@
+//! What `lariat run` costs in front of a command that does nothing.
+
+use std::fs::File;
+use std::io::Read as _;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+
+use super::report::{Budget, Report, Row};
+use super::sample::{Sample, timed};
+use super::tree::Contender;
+use super::{Bench, stack};
+use crate::commands;
+
+const PEERS: &[(&str, &[&str])] = &[
+    ("tini -s", &["tini", "-s", "--"]),
+    ("catatonit", &["catatonit", "--"]),
+    ("dumb-init", &["dumb-init", "--"]),
+];
+/// Rounds that are thrown away: caches fill.
+const WARM_UP: usize = 5;
+
+/// Measures `true` from start to exit, and the time until a command's own first words.
+pub(super) fn measure(bench: &Bench, report: &mut Report) -> Result<()> {
+    let fifo = bench.dir.join("words.fifo");
+    let mut reader = stack::make_fifo(&fifo)?;
+    let ours = Contender::lariat(bench);
+    let mut contenders = vec![Contender::bare()];
+    contenders.extend(Contender::installed(PEERS));
+    // An exit code of 0 alone does not say that the command ran.
+    match first_words(bench, &ours, &fifo, &mut reader) {
+        Ok(_) => contenders.push(ours),
+        Err(error) => report.unavailable("run", "lariat", &error),
+    }
+    measure_true(bench, report, &contenders)?;
+    if contenders.iter().any(|contender| contender.name == "lariat") {
+        measure_first_words(bench, report, &fifo, &mut reader)?;
+    }
+    Ok(())
+}
+
+fn measure_true(bench: &Bench, report: &mut Report, contenders: &[Contender]) -> Result<()> {
+    let program = commands::find("true").context("there is no `true`")?.display().to_string();
+    let mut samples: Vec<Sample> = contenders.iter().map(|contender| Sample::new(contender.name)).collect();
+    for round in 0..bench.rounds(300) + WARM_UP {
+        for (contender, sample) in contenders.iter().zip(&mut samples) {
+            let mut command = contender.command(std::slice::from_ref(&program));
+            let took = timed(|| run_once(&mut command))?;
+            if round >= WARM_UP {
+                sample.push_time(took);
+            }
+        }
+    }
+    let budget = Budget::AtMostTimes(1.5, "tini -s");
+    report.add(Row { part: "run", what: "true, start to exit".to_owned(), unit: "ms", samples, budget });
+    Ok(())
+}
+
+/// The command runs only once everything that guards it is in place: what comes before is the machinery's own time.
+fn measure_first_words(bench: &Bench, report: &mut Report, fifo: &Path, reader: &mut File) -> Result<()> {
+    let (bare, ours) = (Contender::bare(), Contender::lariat(bench));
+    let (mut without, mut with) = (Sample::new("bare"), Sample::new("with lariat"));
+    let mut extra = Sample::new("lariat");
+    for _ in 0..bench.rounds(100) {
+        let base = first_words(bench, &bare, fifo, reader)?;
+        let time = first_words(bench, &ours, fifo, reader)?;
+        without.push_time(base);
+        with.push_time(time);
+        extra.push_time(time.saturating_sub(base));
+    }
+    let what = "the guard is in place after".to_owned();
+    let samples = vec![without, with, extra];
+    report.add(Row { part: "run", what, unit: "ms", samples, budget: Budget::AtMost(5.0) });
+    Ok(())
+}
+
+fn first_words(bench: &Bench, contender: &Contender, fifo: &Path, reader: &mut File) -> Result<Duration> {
+    let mut command = contender.command(&bench.child(&["greet", &fifo.display().to_string()]));
+    command.stdout(Stdio::null()).stderr(Stdio::null());
+    let start = Instant::now();
+    let mut child = command.spawn()?;
+    // Its end comes after its words, which stay in the fifo: waiting for them alone would wait for ever if there
+    // were none.
+    let words = stack::wait_readable(reader, Duration::from_secs(2))?;
+    let took = start.elapsed();
+    let status = child.wait()?;
+    ensure!(words && status.success(), "{} ended with {status}", contender.name);
+    reader.read_exact(&mut [0])?;
+    Ok(took)
+}
+
+fn run_once(command: &mut Command) -> Result<()> {
+    let status =
+        command.status().with_context(|| format!("could not start {}", commands::display(command)))?;
+    ensure!(status.success(), "`{}` ended with {status}", commands::display(command));
+    Ok(())
+}

@@ -1,0 +1,66 @@
+//! How long a tree takes to end: asked politely, and when its supervisor is killed.
+
+use anyhow::Result;
+
+use super::Bench;
+use super::report::{Budget, Report, Row};
+use super::sample::Sample;
+use super::tree::{Contender, Tree};
+
+/// Processes below the command, with the rounds of each.
+const SIZES: &[(usize, usize)] = &[(10, 21), (100, 11), (500, 7)];
+/// Those with `-g` tell the whole group; the others would leave everyone but the leader.
+const PEERS: &[(&str, &[&str])] = &[
+    ("dumb-init", &["dumb-init", "--"]),
+    ("tini -s -g", &["tini", "-s", "-g", "--"]),
+    ("catatonit -g", &["catatonit", "-g", "--"]),
+];
+
+/// Measures from TERM until everyone is dead and the contender has left.
+pub(super) fn measure_stop(bench: &Bench, report: &mut Report) -> Result<()> {
+    let contenders = contenders(bench, report, "stop");
+    for (count, rounds) in SIZES {
+        let mut samples: Vec<Sample> =
+            contenders.iter().map(|contender| Sample::new(contender.name)).collect();
+        for _ in 0..bench.rounds(*rounds) {
+            for (contender, sample) in contenders.iter().zip(&mut samples) {
+                sample.push_time(Tree::start(bench, contender, *count)?.stop()?);
+            }
+        }
+        let what = format!("TERM to {count} processes, until proven empty");
+        let budget = Budget::AtMostTimes(1.5, "dumb-init");
+        report.add(Row { part: "stop", what, unit: "ms", samples, budget });
+    }
+    bench.expect_nothing_left()
+}
+
+/// Measures from SIGKILL of lariat until everyone is dead, beside a TERM to the bare group.
+pub(super) fn measure_kill(bench: &Bench, report: &mut Report) -> Result<()> {
+    let ours = Contender::lariat(bench);
+    for (count, rounds) in SIZES {
+        let mut bare = Sample::new("bare TERM");
+        let (mut dead, mut gone) = (Sample::new("lariat"), Sample::new("its keeper gone"));
+        for _ in 0..bench.rounds(*rounds) {
+            bare.push_time(Tree::start(bench, &Contender::bare(), *count)?.stop()?);
+            let (all_dead, keeper_gone) = Tree::start(bench, &ours, *count)?.kill_top()?;
+            dead.push_time(all_dead);
+            gone.push_time(keeper_gone);
+        }
+        let what = format!("SIGKILL of lariat, until {count} are dead");
+        let budget = Budget::AtMostTimes(2.5, "bare TERM");
+        report.add(Row { part: "kill", what, unit: "ms", samples: vec![bare, dead, gone], budget });
+    }
+    bench.expect_nothing_left()
+}
+
+/// Returns everyone who can be asked here. A lariat that cannot is reported.
+fn contenders(bench: &Bench, report: &mut Report, part: &str) -> Vec<Contender> {
+    let mut contenders = vec![Contender::bare()];
+    contenders.extend(Contender::installed(PEERS));
+    let ours = Contender::lariat(bench);
+    match Tree::start(bench, &ours, 1).and_then(Tree::stop) {
+        Ok(_) => contenders.push(ours),
+        Err(error) => report.unavailable(part, "lariat", &error),
+    }
+    contenders
+}
