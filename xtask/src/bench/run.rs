@@ -19,6 +19,8 @@ const PEERS: &[(&str, &[&str])] = &[
     ("catatonit", &["catatonit", "--"]),
     ("dumb-init", &["dumb-init", "--"]),
 ];
+/// Longest time for one command.
+const LIMIT: Duration = Duration::from_secs(5);
 /// Rounds that are thrown away: caches fill.
 const WARM_UP: usize = 5;
 
@@ -83,9 +85,9 @@ fn first_words(bench: &Bench, contender: &Contender, fifo: &Path, reader: &mut F
     let mut child = command.spawn()?;
     // Its end comes after its words, which stay in the fifo: waiting for them alone would wait for ever if there
     // were none.
-    let words = stack::wait_readable(reader, Duration::from_secs(2))?;
+    let words = stack::wait_readable(reader, LIMIT)?;
     let took = start.elapsed();
-    let status = child.wait()?;
+    let status = commands::wait(&mut child, &command, LIMIT)?;
     ensure!(words && status.success(), "{} ended with {status}", contender.name);
     reader.read_exact(&mut [0])?;
     Ok(took)

@@ -1,8 +1,10 @@
 //! A tree of waiting processes below one command, bare or under a contender, and its end.
 
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead, BufReader};
 use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -145,9 +147,16 @@ impl Drop for Tree {
     }
 }
 
-/// Reads the numbers up to `ready`. The deadline is the workload's own lifetime and the contender's end.
+/// Reads the numbers up to `ready`.
 fn read_pids(top: &mut Child) -> Result<Vec<i32>> {
     let output = BufReader::new(top.stdout.take().context("no output")?);
+    let (sender, receiver) = mpsc::channel();
+    // Nobody receives after a timeout; the numbers are of no use then.
+    thread::spawn(move || sender.send(parse_pids(output)).ok());
+    receiver.recv_timeout(LIMIT).context("it took too long")?
+}
+
+fn parse_pids(output: impl BufRead) -> Result<Vec<i32>> {
     let mut pids = Vec::new();
     for line in output.lines() {
         let line = line?;
@@ -157,4 +166,16 @@ fn read_pids(top: &mut Child) -> Result<Vec<i32>> {
         pids.push(line.parse().with_context(|| format!("`{line}` is no process number"))?);
     }
     bail!("it ended before the command was ready")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tree_is_ready_or_no_tree() {
+        assert_eq!(parse_pids("4\n5\nready\n".as_bytes()).unwrap(), [4, 5]);
+        assert!(parse_pids("4\n".as_bytes()).is_err());
+        assert!(parse_pids("lariat: no\nready\n".as_bytes()).is_err());
+    }
 }

@@ -16,11 +16,17 @@ pub(super) const CARGO_LIMIT: Duration = Duration::from_secs(30 * 60);
 
 /// Formatting.
 pub(super) fn format(session: &Session) -> Result<Outcome> {
+    if !has(session, "fmt") {
+        return Ok(Outcome::skip("formatting: cargo has no `fmt`"));
+    }
     check(&mut session.cargo(&["fmt", "--all", "--check"]))
 }
 
 /// Lints, warnings as errors.
 pub(super) fn lints(session: &Session) -> Result<Outcome> {
+    if !has(session, "clippy") {
+        return Ok(Outcome::skip("lints: cargo has no `clippy`"));
+    }
     check(&mut session.cargo(&[
         "clippy",
         "--workspace",
@@ -70,7 +76,7 @@ pub(super) fn tests(session: &Session) -> Result<Outcome> {
 
 /// Runs the tests and gathers the skips that they write down.
 pub(super) fn run_tests(session: &Session, how: &TestRun<'_>) -> Result<Outcome> {
-    let mut outcome = if has_nextest(session) {
+    let mut outcome = if has(session, "nextest") {
         nextest(session, how)?
     } else {
         println!("cargo-nextest is not installed: the tests are run without it");
@@ -102,8 +108,9 @@ fn host() -> Result<String> {
     Ok(line.context("rustc does not name its host")?.to_owned())
 }
 
-fn has_nextest(session: &Session) -> bool {
-    let version = commands::output(&mut session.cargo(&["nextest", "--version"]), Duration::from_secs(60));
+/// Whether cargo has a command of that name.
+fn has(session: &Session, name: &str) -> bool {
+    let version = commands::output(&mut session.cargo(&[name, "--version"]), Duration::from_secs(60));
     version.is_ok_and(|(status, _)| status.success())
 }
 

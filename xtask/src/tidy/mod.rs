@@ -9,15 +9,12 @@ mod source;
 mod style;
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::path::Path;
-use std::process::Command;
-use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result};
 
 pub(crate) use source::SourceFile;
-
-use crate::commands;
 
 /// Where a rule is broken, and how.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -51,6 +48,9 @@ impl Rule {
     }
 }
 
+/// Folders that nobody writes by hand.
+const MADE: &[&str] = &[".git", "target", ".lariat", ".data", "node_modules"];
+
 const RULES: &[Rule] = &[
     Rule::new("function-length", style::function_length),
     Rule { name: "file-length", check: style::file_length, is_note: true },
@@ -70,14 +70,27 @@ const RULES: &[Rule] = &[
 ];
 
 impl Tree {
-    /// Reads the files that git knows or would add.
+    /// Reads every text file below the root, but for what is made there and not written.
     fn read(root: &Path) -> Result<Self> {
-        let mut list = Command::new("git");
-        list.args(["ls-files", "-z", "--cached", "--others", "--exclude-standard"]).current_dir(root);
-        let (status, names) = commands::output(&mut list, Duration::from_secs(30))?;
-        ensure!(status.success(), "git does not list the files: {names}");
-        let read = |path: &str| Some((path.to_owned(), std::fs::read_to_string(root.join(path)).ok()?));
-        Ok(Self::of(names.split('\0').filter(|name| !name.is_empty()).filter_map(read)))
+        let mut files = Vec::new();
+        let mut folders = vec![root.to_path_buf()];
+        while let Some(folder) = folders.pop() {
+            for entry in
+                fs::read_dir(&folder).with_context(|| format!("could not list {}", folder.display()))?
+            {
+                let (path, kind) = entry.and_then(|entry| Ok((entry.path(), entry.file_type()?)))?;
+                let is_made = path.file_name().is_some_and(|name| MADE.iter().any(|made| name == *made));
+                if is_made {
+                    continue;
+                }
+                if kind.is_dir() {
+                    folders.push(path);
+                } else if let Some(text) = kind.is_file().then(|| fs::read_to_string(&path).ok()).flatten() {
+                    files.push((path.strip_prefix(root)?.display().to_string(), text));
+                }
+            }
+        }
+        Ok(Self::of(files))
     }
 
     /// Makes a tree of paths and texts.
@@ -215,5 +228,6 @@ mod tests {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
         let tree = Tree::read(root).unwrap();
         assert!(tree.files.contains_key("xtask/src/tidy/mod.rs"));
+        assert!(!tree.files.keys().any(|path| path.starts_with("target/") || path.starts_with(".git/")));
     }
 }
