@@ -149,6 +149,11 @@ pub fn become_keeper(plan: Plan, control: OwnedFd, supervisor: Identity, holding
 
 fn start(plan: &Plan, holdings: &Holdings) -> Result<(Identity, SignalFd), SpawnError> {
     let prepare = |errno| SpawnError { step: SpawnStep::Prepare, errno };
+    if plan.has_session {
+        // The leader makes a session of its own, so nothing binds us to the caller's: out of it before the leader can
+        // do anything, or SIGKILL of the caller's group finds us there.
+        let _ = process::setsid();
+    }
     process::set_subreaper(true).map_err(prepare)?;
     let signals = catch_children().map_err(prepare)?;
     let null = files::dev_null().map_err(prepare)?;
