@@ -4,7 +4,6 @@
 //! of a stack have their files below, each hooked up with one line in [`Command`].
 
 pub(crate) mod run;
-#[cfg(test)]
 pub(crate) mod stack;
 
 use std::path::PathBuf;
@@ -55,6 +54,13 @@ pub(crate) struct Cli {
 #[derive(Subcommand, Clone, PartialEq, Eq, Debug)]
 pub(crate) enum Command {
     Run(run::RunArgs),
+    Up(stack::UpArgs),
+    Down(stack::DownArgs),
+    Ps(stack::PsArgs),
+    Logs(stack::LogsArgs),
+    Start(stack::StartArgs),
+    Stop(stack::StopArgs),
+    Restart(stack::RestartArgs),
     Check(CheckArgs),
     Init(InitArgs),
     Completions(CompletionsArgs),

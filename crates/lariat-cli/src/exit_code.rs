@@ -20,6 +20,11 @@ macro_rules! exit_codes {
                 match self { $(Self::$variant => $number,)* }
             }
 
+            /// Returns the code with this number.
+            pub(crate) fn of(number: u8) -> Option<Self> {
+                Self::ALL.iter().copied().find(|code| code.number() == number)
+            }
+
             /// Returns what it means, in one sentence without a full stop.
             pub(crate) const fn meaning(self) -> &'static str {
                 match self { $(Self::$variant => $meaning,)* }

@@ -80,6 +80,37 @@ impl Output {
         self.is_out_styled
     }
 
+    /// Returns whether standard error takes colours.
+    pub(crate) fn is_err_styled(&self) -> bool {
+        self.is_err_styled
+    }
+
+    /// Returns whether nobody takes the output any more.
+    pub(crate) fn is_broken(&self) -> bool {
+        self.broken.is_some()
+    }
+
+    /// Says something on standard error, as one line or more. What was printed so far comes before it.
+    pub(crate) fn note(&mut self, text: &str) {
+        self.write_out();
+        // There is no other place to say it.
+        let _ = io::stderr().write_all(format!("{text}\n").as_bytes());
+    }
+
+    /// Shows diagnostics on standard error, beside what the command does.
+    pub(crate) fn note_diagnostics(&mut self, diagnostics: &[Diagnostic]) {
+        if !diagnostics.is_empty() {
+            let look = Look { is_styled: self.is_err_styled, width: width(&io::stderr()) };
+            let text = render(diagnostics, look);
+            self.note(text.trim_end());
+        }
+    }
+
+    /// Writes what was printed so far.
+    pub(crate) fn flush(&mut self) {
+        self.write_out();
+    }
+
     /// Writes data to standard output, at the latest in [`Output::finish`]. May block for a slow reader.
     pub(crate) fn print(&mut self, text: impl AsRef<[u8]>) {
         self.held.extend_from_slice(text.as_ref());

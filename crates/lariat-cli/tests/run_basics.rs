@@ -127,7 +127,7 @@ fn standard_input_output_and_error_are_the_commands() {
 fn output_ends_when_the_command_does() {
     // Neither lariat nor its keeper may hold a copy of the pipe: the reader would wait for them.
     let arena = Arena::new();
-    let text = format!("{} run -- sh -c 'echo out; exec >&- 2>&-; exec sleep 61' | cat; echo end", path());
+    let text = format!("{} run -- sh -c 'echo out; exec >&- 2>&-; exec sleep 61' | (cat; echo end)", path());
     let shell = arena.command("/bin/sh").args(["-c", &text]).own_session().start();
     wait_until("the pipe's end", PATIENCE, || (shell.stdout() == "out\nend\n").then_some(()));
     for seen in arena.alive() {

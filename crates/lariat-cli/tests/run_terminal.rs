@@ -236,7 +236,7 @@ fn a_shell_inside_has_jobs_of_its_own() {
         shell.line("cat");
         shell.wait_for_front("cat");
         shell.pty.send("hello\n");
-        shell.pty.wait_for("\nhello\nhello");
+        shell.pty.wait_for("hello\nhello");
         shell.pty.send(STOP);
         shell.pty.wait_for("Stopped");
         shell.pty.wait_for("inner> ");

@@ -1,6 +1,6 @@
-//! Carries out what the [machine](crate::machine) decides: polls, walks, signals, reaps, drains, reports.
+//! Carries out what the [machine](crate::machine) decides: polls, walks, signals, reaps, reports.
 //!
-//! Single-threaded and synchronous. It takes no decision that would be worth a test of its own; the one thing it owns
+//! Synchronous, on one thread (the [last words](crate::last_words) have another, once the supervisor is gone). It takes no decision that would be worth a test of its own; the one thing it owns
 //! is pacing, so that reaping and walking never take the processor from those who are still dying.
 //!
 //! Hazards: `HAZARD(orphan-reap)`, `HAZARD(keeper-starved)`.
@@ -18,6 +18,7 @@ use lariat_sys::{Errno, sockets};
 
 use crate::contain::Containment;
 use crate::contain::lineage::Lineage;
+use crate::last_words::LastWords;
 use crate::machine::{Action, Event, Machine};
 use crate::record;
 use crate::stop::{Member, Now};
@@ -26,12 +27,8 @@ use crate::wire::{End, Notice, Order, PACKET_MAX};
 
 /// Notices that wait for a supervisor that does not read; more are dropped, the last word excepted.
 const OUTBOX_MAX: usize = 64;
-/// How long the last word waits for a supervisor that does not read.
+/// How long the last word waits for a supervisor that does not read, or for a disk that does not write.
 const LAST_WORD_WITHIN: Duration = Duration::from_secs(1);
-/// Output moved between two looks at everything else, in bytes.
-const DRAIN_STEP: usize = 1 << 20;
-/// Output moved at the very end, when nobody can write any more, in bytes: the size of the largest pipe, twice.
-const DRAIN_END: usize = 2 << 20;
 /// Reaping may take this share of the time at most (one part in).
 const REAP_SHARE: u32 = 3;
 
@@ -65,7 +62,7 @@ pub struct Driver {
     leader_exit: Option<Exit>,
     usage: Usage,
     is_leader_reaped: bool,
-    dropped_bytes: u64,
+    last_words: Option<LastWords>,
     is_alone: bool,
     is_connected: bool,
     outbox: VecDeque<Vec<u8>>,
@@ -87,7 +84,7 @@ impl Driver {
             leader_exit: None,
             usage: Usage::default(),
             is_leader_reaped: false,
-            dropped_bytes: 0,
+            last_words: None,
             is_alone: false,
             is_connected: true,
             outbox: VecDeque::new(),
@@ -133,9 +130,6 @@ impl Driver {
         if end.is_none() && self.reap_at.is_some_and(|at| now >= at) {
             end = self.look_at_children();
         }
-        if ready.output {
-            self.drain_some(DRAIN_STEP);
-        }
         if end.is_none() && self.machine.wake_at().is_some_and(|at| Instant::now() >= at) {
             end = self.handle(Event::Woke);
         }
@@ -146,7 +140,7 @@ impl Driver {
         let control_flags =
             if self.outbox.is_empty() { PollFlags::IN } else { PollFlags::IN | PollFlags::OUT };
         let mut fds = vec![PollFd::new(&self.parts.signals, PollFlags::IN)];
-        let mut index = [None; 3];
+        let mut index = [None; 2];
         if self.is_connected {
             index[0] = Some(fds.len());
             fds.push(PollFd::new(&self.parts.control, control_flags));
@@ -155,21 +149,12 @@ impl Driver {
             index[1] = Some(fds.len());
             fds.push(PollFd::new(supervisor, PollFlags::IN));
         }
-        if let (Some(drain), true) = (&self.parts.drain, self.is_alone) {
-            index[2] = Some(fds.len());
-            fds.push(PollFd::from_borrowed_fd(drain.pipe(), PollFlags::IN));
-        }
         if poll::poll(&mut fds, deadline).is_err() {
             // Only ENOMEM is possible here; the next turn tries again, and deadlines still count.
             return Ready::default();
         }
         let is_ready = |i: Option<usize>| i.is_some_and(|i| !fds[i].revents().is_empty());
-        Ready {
-            signals: is_ready(Some(0)),
-            control: is_ready(index[0]),
-            supervisor: is_ready(index[1]),
-            output: is_ready(index[2]),
-        }
+        Ready { signals: is_ready(Some(0)), control: is_ready(index[0]), supervisor: is_ready(index[1]) }
     }
 
     /// Feeds one event to the machine and carries out everything that follows from it.
@@ -227,6 +212,9 @@ impl Driver {
         self.is_alone = true;
         self.is_connected = false;
         self.outbox.clear();
+        if let Some(drain) = self.parts.drain.take() {
+            self.last_words = LastWords::begin(drain, self.parts.supervisor.take());
+        }
         self.handle(Event::SupervisorGone)
     }
 
@@ -308,22 +296,12 @@ impl Driver {
         }
     }
 
-    fn drain_some(&mut self, bytes: usize) {
-        if let Some(drain) = &mut self.parts.drain {
-            let drained = drain.drain(bytes);
-            self.dropped_bytes += drained.dropped as u64;
-            if drained.is_closed {
-                self.parts.drain = None;
-            }
-        }
-    }
-
     /// Says the last word and stores the last output.
     fn leave(mut self, end: End) -> End {
         let mut end = End { usage: self.usage, exit: end.exit.or(self.leader_exit), ..end };
-        if self.is_alone {
-            self.drain_some(DRAIN_END);
-            end.dropped_bytes = self.dropped_bytes;
+        if let Some(last_words) = self.last_words.take() {
+            // A disk that does not answer by then: nobody knows what will become of the rest.
+            end.dropped_bytes = last_words.finish(Instant::now() + LAST_WORD_WITHIN).unwrap_or(0);
         }
         if let (Some(ends), true) = (&self.parts.ends, self.is_alone) {
             record::append(ends.as_fd(), &self.parts.run, &self.parts.label, self.leader, &end, &self.left);
@@ -370,7 +348,6 @@ struct Ready {
     signals: bool,
     control: bool,
     supervisor: bool,
-    output: bool,
 }
 
 pub(crate) fn now() -> Now {

@@ -6,7 +6,7 @@
 
 use std::fs::File;
 use std::io::Read;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use lariat_sys::identity::Identity;
 use lariat_sys::pidfd::PidFd;
@@ -63,6 +63,21 @@ pub struct Holdings {
     pub ends: Option<OwnedFd>,
 }
 
+impl Holdings {
+    /// Closes what was inherited for the leader's sake: it has its own copies now, and nobody may wait for us to close
+    /// ours. Where the kernel cannot, such a reader waits until the keeper is done.
+    fn keep_only(&self, control: &OwnedFd, signals: &SignalFd) {
+        let mut keep = vec![control.as_fd(), signals.as_fd()];
+        keep.extend(
+            [&self.lock, &self.store, &self.index, &self.ends].into_iter().flatten().map(AsFd::as_fd),
+        );
+        if let Some(Output { read, write, stage }) = &self.output {
+            keep.extend([read.as_fd(), write.as_fd(), stage.read.as_fd(), stage.write.as_fd()]);
+        }
+        let _ = files::close_all_but(&keep);
+    }
+}
+
 /// Becomes a keeper and never returns, if the process was started as one; otherwise returns at once. Call it first in
 /// `main`, after [`process::remember_argv`] and before anything opens a descriptor or starts a thread.
 pub fn entry() {
@@ -113,6 +128,7 @@ pub fn become_keeper(plan: Plan, control: OwnedFd, supervisor: Identity, holding
             1
         }
         Ok((leader, signals)) => {
+            holdings.keep_only(&control, &signals);
             let Holdings { lock, output, store, index, ends } = holdings;
             let drain = match (output, store) {
                 // The write end is the leader's alone from here on.
@@ -133,6 +149,11 @@ pub fn become_keeper(plan: Plan, control: OwnedFd, supervisor: Identity, holding
 
 fn start(plan: &Plan, holdings: &Holdings) -> Result<(Identity, SignalFd), SpawnError> {
     let prepare = |errno| SpawnError { step: SpawnStep::Prepare, errno };
+    if plan.has_session {
+        // The leader makes a session of its own, so nothing binds us to the caller's: out of it before the leader can
+        // do anything, or SIGKILL of the caller's group finds us there.
+        let _ = process::setsid();
+    }
     process::set_subreaper(true).map_err(prepare)?;
     let signals = catch_children().map_err(prepare)?;
     let null = files::dev_null().map_err(prepare)?;
@@ -148,7 +169,6 @@ fn start(plan: &Plan, holdings: &Holdings) -> Result<(Identity, SignalFd), Spawn
         mask: plan.mask,
         ignored: plan.ignored,
         parent_death: Some(plan.stop.signal),
-        close_others: true,
         ..SpawnOptions::default()
     };
     if plan.has_null_stdin {

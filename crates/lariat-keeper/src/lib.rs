@@ -8,7 +8,7 @@
 //! supervisor ──socket──  driver ── machine ── stop        decides (pure)
 //!                          │
 //!                          └── contain::lineage           finds, signals
-//!                          └── store                      drains output when the supervisor is gone
+//!                          └── last_words ── store        drains output when the supervisor is gone
 //! ```
 //!
 //! Start reading at [`machine`], then [`stop`], then [`driver`]. No async runtime, no serialiser, no knowledge of
@@ -19,6 +19,7 @@ pub mod contain;
 pub mod driver;
 pub mod ending;
 pub mod entry;
+pub mod last_words;
 pub mod machine;
 pub mod record;
 pub mod stop;

@@ -5,13 +5,13 @@
 
 use std::ffi::CStr;
 use std::fmt;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use rustix::fs::{CWD, FlockOperation, MemfdFlags, Mode, OFlags};
 use rustix::pipe::{PipeFlags, SpliceFlags};
 
-use crate::{Errno, Result};
+use crate::{Errno, Result, call};
 
 /// The size that is tried when a pipe may not have the size asked for.
 const PIPE_FALLBACK: usize = 256 << 10;
@@ -76,6 +76,29 @@ pub fn replace_stream(file: impl AsFd, slot: i32) -> Result<()> {
         2 => rustix::stdio::dup2_stderr(file),
         _ => Err(Errno::BADF),
     }
+}
+
+/// Closes every descriptor from 3 on but these, whoever opened it (`close_range(2)`).
+///
+/// For a process that inherited what only its child was to have: whoever waits for the end of a pipe must not wait for
+/// us. Call it where `keep` is all that the process itself has opened: an owner that is forgotten finds its descriptor
+/// closed, and later somebody else's.
+///
+/// # Errors
+/// [`Errno::NOSYS`] before Linux 5.9; nothing is closed then.
+pub fn close_all_but(keep: &[BorrowedFd<'_>]) -> Result<()> {
+    let mut kept: Vec<u32> = keep.iter().filter_map(|fd| u32::try_from(fd.as_raw_fd()).ok()).collect();
+    kept.sort_unstable();
+    let mut first = 3;
+    for last in kept.into_iter().chain([u32::MAX]) {
+        if first < last {
+            let end = if last == u32::MAX { last } else { last - 1 };
+            // SAFETY: close_range(2) takes integers. That nobody owns what it closes is the caller's word.
+            call::check(unsafe { libc::syscall(libc::SYS_close_range, first, end, 0) })?;
+        }
+        first = first.max(last.saturating_add(1));
+    }
+    Ok(())
 }
 
 /// Reads what is there, at most as much as `bytes` holds; 0 is the end (`read(2)`). Blocks as the description does.

@@ -129,7 +129,8 @@ pub struct RunStatus {
 pub struct ServiceStatus {
     /// Its name.
     pub service: String,
-    /// What is there: `down`, `waiting`, `starting`, `up`, `closing`, `stopping`, `sweeping`, `backoff`, `gave-up`.
+    /// How it is: `down`, `waiting`, `starting`, `ready`, `stopping`, `backoff`, `completed`, `stopped`, `failed`,
+    /// `gave-up`.
     pub state: String,
     /// What is wanted: `up` or `down`.
     pub wanted: String,

@@ -86,7 +86,8 @@ fn text(value: &OsStr) -> Option<&str> {
 }
 
 fn grace(text: &str) -> Result<Duration, String> {
-    lariat_config::parse_duration(text)
+    // Zero is refused in a file, where it is a mistake; here it is typed by somebody who wants no grace period.
+    if matches!(text, "0" | "0s" | "0ms") { Ok(Duration::ZERO) } else { lariat_config::parse_duration(text) }
 }
 
 fn signal(text: &str) -> Result<Signal, String> {

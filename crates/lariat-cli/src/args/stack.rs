@@ -28,6 +28,9 @@ pub(crate) struct UpArgs {
     /// End what a crashed run left without asking
     #[arg(short, long)]
     pub(crate) yes: bool,
+    /// Be the supervisor of a detached run; for lariat itself
+    #[arg(long, hide = true)]
+    pub(crate) supervise: bool,
 }
 
 /// Stop the stack and prove that nothing is left

@@ -2,9 +2,17 @@
 
 mod check;
 mod completions;
+mod down;
 mod init;
+mod live;
+mod logs;
 mod man;
+mod past;
+mod ps;
 pub(crate) mod run;
+mod service;
+mod show;
+mod up;
 
 use crate::args::Command;
 use crate::exit_code::ExitCode;
@@ -14,6 +22,13 @@ use crate::output::{Failure, Output};
 pub(crate) fn dispatch(command: &Command, output: &mut Output) -> Result<ExitCode, Failure> {
     match command {
         Command::Run(args) => run::run(args),
+        Command::Up(args) => up::run(args, output),
+        Command::Down(args) => down::run(args, output),
+        Command::Ps(args) => ps::run(args, output),
+        Command::Logs(args) => logs::run(args, output),
+        Command::Start(args) => service::start(&args.order, output),
+        Command::Stop(args) => service::stop(&args.order, output),
+        Command::Restart(args) => service::restart(&args.order, output),
         Command::Check(args) => check::run(args, output),
         Command::Init(args) => init::run(args, output),
         Command::Completions(args) => completions::run(args, output),

@@ -42,11 +42,10 @@ fn failure(options: &RunOptions, error: RunError) -> Failure {
     match error {
         RunError::NotFound => Failure::new(ExitCode::NotFound, format!("`{name}`: command not found")),
         RunError::NotExecutable(errno) => {
-            Failure::new(ExitCode::NotExecutable, format!("could not execute `{name}`"))
-                .because(reason(errno))
+            Failure::new(ExitCode::NotExecutable, format!("could not execute `{name}`: {}", reason(errno)))
         }
         RunError::Own { step, errno } => {
-            Failure::new(ExitCode::RunTrouble, format!("could not {step}")).because(reason(errno))
+            Failure::new(ExitCode::RunTrouble, format!("could not {step}: {}", reason(errno)))
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Carries out what the [machine](super::machine) decides.
 
 use std::ffi::OsString;
+use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::time::{Duration, Instant};
 
@@ -152,7 +153,7 @@ type Outcome = Result<Ending, RunError>;
 
 impl Driver {
     fn run(mut self) -> Outcome {
-        give_up_streams();
+        self.give_up_streams();
         loop {
             if let Some(outcome) = self.turn() {
                 return outcome;
@@ -160,8 +161,25 @@ impl Driver {
         }
     }
 
+    /// Closes what only the command may hold: who waits for the end of a pipe, or for SIGPIPE, must not wait for us.
+    /// Standard error stays ours for what we have to say.
+    fn give_up_streams(&self) {
+        let mut keep = vec![self.signals.as_fd()];
+        if let Some(keeper) = &self.keeper {
+            keep.extend([keeper.as_fd(), keeper.pidfd().as_fd()]);
+        }
+        keep.extend(self.ties.descriptors());
+        let _ = files::close_all_but(&keep);
+        if let Ok(null) = files::dev_null() {
+            for stream in 0..=1 {
+                let _ = files::replace_stream(&null, stream);
+            }
+        }
+    }
+
     fn turn(&mut self) -> Option<Outcome> {
-        let deadline = self.adoption.as_ref().and_then(Adoption::wake_at);
+        let adoption = self.adoption.as_ref().and_then(Adoption::wake_at);
+        let deadline = [adoption, self.machine.wake_at()].into_iter().flatten().min();
         let (hears_signals, hears_keeper, cut) = self.wait(deadline);
         if hears_keeper && let Some(outcome) = self.hear_keeper() {
             return Some(outcome);
@@ -178,6 +196,11 @@ impl Driver {
             if let Some(outcome) = self.handle(event) {
                 return Some(outcome);
             }
+        }
+        if self.machine.wake_at().is_some_and(|at| Instant::now() >= at)
+            && let Some(outcome) = self.handle(Event::Woke)
+        {
+            return Some(outcome);
         }
         self.adoption.as_mut().and_then(Adoption::turn).map(|end| Ok(orphaned(end.left)))
     }
@@ -307,6 +330,12 @@ impl Driver {
                     (None, _) => {}
                 },
                 Action::StopSelf(signal) => self.stop_self(signal),
+                Action::KillKeeper => {
+                    if let Some(keeper) = &self.keeper {
+                        // Whatever this gives, the keeper's death is seen by its pidfd.
+                        let _ = keeper.pidfd().signal(Signal::KILL);
+                    }
+                }
                 Action::Adopt(grace) => self.adopt(grace),
                 Action::Exit(ending) => return Some(Ok(ending)),
                 Action::Leave(signal) => return Some(Ok(Ending::Code(super::machine::code_of(signal)))),
@@ -342,15 +371,5 @@ fn spawn_error(step: SpawnStep, errno: i32) -> RunError {
         (SpawnStep::Exec, _) => RunError::NotExecutable(errno),
         (SpawnStep::Directory, _) => RunError::Own { step: "enter the working directory", errno },
         (_, _) => RunError::Own { step: "prepare the command", errno },
-    }
-}
-
-/// Closes what only the command may hold: who waits for the end of a pipe, or for SIGPIPE, must not wait for us.
-/// Standard error stays ours for what we have to say.
-fn give_up_streams() {
-    if let Ok(null) = files::dev_null() {
-        for stream in 0..=1 {
-            let _ = files::replace_stream(&null, stream);
-        }
     }
 }

@@ -12,6 +12,7 @@
 
 use std::time::{Duration, Instant};
 
+use lariat_keeper::stop::KILL_LIMIT;
 use lariat_keeper::wire::{End, Order};
 use lariat_sys::reap::Exit;
 use lariat_sys::signal::Signal;
@@ -19,6 +20,9 @@ use lariat_sys::signal::Signal;
 /// A sent signal counts as the next one only this long after the last that counted: closing a terminal, `timeout` and
 /// nested runs send two at once, and the grace period has to survive that.
 pub const NEXT_COUNTS_AFTER: Duration = Duration::from_secs(1);
+/// A keeper that has not come to its end so long after the last kill pass could have begun is broken: it is killed, and
+/// its orphans are ended from here.
+const KEEPER_OVERDUE: Duration = KILL_LIMIT.saturating_add(Duration::from_secs(5));
 /// So many typed signals within [`TYPED_WITHIN`] mean that the command does not listen.
 const TYPED_MAX: usize = 3;
 /// See [`TYPED_MAX`].
@@ -52,6 +56,8 @@ pub enum Event {
     Ended(End),
     /// The keeper is gone without a last word.
     KeeperGone,
+    /// The time of [`Machine::wake_at`] has come.
+    Woke,
 }
 
 /// What to do.
@@ -61,6 +67,8 @@ pub enum Action {
     Order(Order),
     /// Stop as the command did, so that the shell sees a stopped job.
     StopSelf(Signal),
+    /// Kill the keeper, which does not do its work.
+    KillKeeper,
     /// End the orphans within this grace period; the keeper is gone.
     Adopt(Duration),
     /// Exit as the command did.
@@ -117,6 +125,7 @@ pub struct Machine {
     stage: Stage,
     counted_at: Option<Instant>,
     typed: Vec<Instant>,
+    overdue_at: Option<Instant>,
 }
 
 impl Machine {
@@ -124,7 +133,14 @@ impl Machine {
     /// (`nohup`).
     #[must_use]
     pub fn new(grace: Duration, hears_hangup: bool) -> Self {
-        Self { grace, hears_hangup, stage: Stage::Going, counted_at: None, typed: Vec::new() }
+        Self {
+            grace,
+            hears_hangup,
+            stage: Stage::Going,
+            counted_at: None,
+            typed: Vec::new(),
+            overdue_at: None,
+        }
     }
 
     /// Takes one event and returns what to do, in order.
@@ -146,12 +162,27 @@ impl Machine {
             Event::Stragglers(_) => {
                 if self.stage == Stage::Going {
                     self.stage = Stage::Lingering;
+                    self.overdue_at = Some(now + self.grace + KEEPER_OVERDUE);
                 }
                 Vec::new()
             }
             Event::Ended(end) => vec![Action::Exit(ending(&end))],
-            Event::KeeperGone => vec![Action::Adopt(self.grace_left(now))],
+            Event::KeeperGone => {
+                self.overdue_at = None;
+                vec![Action::Adopt(self.grace_left(now))]
+            }
+            Event::Woke if self.overdue_at.is_some_and(|at| now >= at) => {
+                self.overdue_at = None;
+                vec![Action::KillKeeper]
+            }
+            Event::Woke => Vec::new(),
         }
+    }
+
+    /// Returns when to come back with [`Event::Woke`], if nothing happens before.
+    #[must_use]
+    pub fn wake_at(&self) -> Option<Instant> {
+        self.overdue_at
     }
 
     fn grace_left(&self, now: Instant) -> Duration {
@@ -168,6 +199,7 @@ impl Machine {
             return Vec::new();
         }
         self.stage = Stage::Stopping { until: now + self.grace };
+        self.overdue_at = Some(now + self.grace + KEEPER_OVERDUE);
         self.counted_at = Some(now);
         vec![Action::Order(Order::Stop { grace: self.grace })]
     }
@@ -196,6 +228,7 @@ impl Machine {
             Stage::Killing => vec![Action::Leave(signal)],
             _ => {
                 self.stage = Stage::Killing;
+                self.overdue_at = Some(now + KEEPER_OVERDUE);
                 vec![Action::Order(Order::Kill)]
             }
         }
@@ -222,6 +255,7 @@ mod tests {
             Event::Stragglers(2),
             Event::Ended(End::default()),
             Event::KeeperGone,
+            Event::Woke,
         ];
         for signal in [Signal::INT, Signal::QUIT, Signal::TERM, Signal::HUP] {
             events.extend([ask(signal, true), ask(signal, false)]);
@@ -243,7 +277,7 @@ mod tests {
         match (stage, event) {
             (_, Event::Other(signal)) => vec![Action::Order(Order::Signal(signal))],
             (_, Event::LeaderStopped(signal)) => vec![Action::StopSelf(signal)],
-            (_, Event::Stragglers(_)) => Vec::new(),
+            (_, Event::Stragglers(_) | Event::Woke) => Vec::new(),
             (_, Event::Ended(_)) => vec![Action::Exit(Ending::Code(125))],
             ("going" | "lingering", Event::KeeperGone) => vec![Action::Adopt(GRACE)],
             ("stopping", Event::KeeperGone) => vec![Action::Adopt(GRACE - Duration::from_secs(2))],
@@ -311,6 +345,18 @@ mod tests {
             let later = now + Duration::from_millis(600) * i;
             assert_eq!(machine.step(later, ask(Signal::INT, true)), Vec::new());
         }
+    }
+
+    #[test]
+    fn a_keeper_that_does_not_end_is_replaced() {
+        let now = Instant::now();
+        let mut machine = Machine::new(GRACE, true);
+        assert_eq!(machine.wake_at(), None);
+        machine.step(now, ask(Signal::TERM, false));
+        let overdue = machine.wake_at().expect("a stop has a deadline");
+        assert!(overdue > now + GRACE + KILL_LIMIT);
+        assert_eq!(machine.step(overdue, Event::Woke), vec![Action::KillKeeper]);
+        assert_eq!(machine.wake_at(), None);
     }
 
     #[test]

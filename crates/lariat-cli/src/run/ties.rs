@@ -1,6 +1,6 @@
 //! What ties `lariat run` to its surroundings: the terminal, the caller, standard input as a lifeline.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use lariat_sys::pidfd::PidFd;
 use lariat_sys::poll::{PollFd, PollFlags};
@@ -46,6 +46,13 @@ impl Ties {
         }
         // HAZARD(pid-reuse): whoever had that number when it was opened is our parent only if it still is.
         Ok(process::parent_pid() == parent)
+    }
+
+    /// Returns the descriptors that the ties hold.
+    pub fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        let (terminal, lifeline) =
+            (self.terminal.as_ref().map(AsFd::as_fd), self.lifeline.as_ref().map(AsFd::as_fd));
+        [terminal, lifeline, self.caller.as_ref().map(AsFd::as_fd)].into_iter().flatten()
     }
 
     /// Adds what is to be polled, in an order that [`Self::cut`] knows.

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use lariat_sys::identity::{BootId, Identity};
+use lariat_sys::signal::Signal;
 use serde::{Deserialize, Serialize};
 
 /// The version of the format that this lariat writes.
@@ -286,18 +287,50 @@ pub(super) fn pid_namespace() -> Option<u64> {
     std::fs::metadata("/proc/self/ns/pid").ok().map(|found| std::os::unix::fs::MetadataExt::ino(&found))
 }
 
-/// How a leader ended: with a code, or by a signal.
-#[derive(Clone, Default, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct ExitRecord {
-    /// Its exit code, if it exited.
-    #[serde(default)]
-    pub code: Option<u8>,
-    /// The signal's name without `SIG`, or its number, if it died of one.
-    #[serde(default)]
-    pub signal: Option<String>,
-    /// It dumped core.
-    #[serde(default)]
-    pub core: bool,
+/// How a leader ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(try_from = "ExitText", into = "ExitText")]
+pub enum ExitRecord {
+    /// With this exit code.
+    Code(u8),
+    /// By this signal's number.
+    Signal(i32),
+}
+
+/// The same as it stands in the file: a code, or a signal's name without `SIG` (or its number, as text).
+#[derive(Default, Serialize, Deserialize)]
+struct ExitText {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    code: Option<u8>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    signal: Option<String>,
+}
+
+impl TryFrom<ExitText> for ExitRecord {
+    type Error = &'static str;
+
+    fn try_from(text: ExitText) -> Result<Self, &'static str> {
+        match (text.code, text.signal) {
+            (Some(code), None) => Ok(Self::Code(code)),
+            (None, Some(name)) => match name.parse::<Signal>() {
+                Ok(signal) => Ok(Self::Signal(signal.number())),
+                Err(_) => Err("no signal of this machine"),
+            },
+            _ => Err("neither an exit code nor a signal"),
+        }
+    }
+}
+
+impl From<ExitRecord> for ExitText {
+    fn from(exit: ExitRecord) -> Self {
+        match exit {
+            ExitRecord::Code(code) => Self { code: Some(code), signal: None },
+            ExitRecord::Signal(number) => {
+                let name = Signal::from_number(number).map_or_else(|| number.to_string(), |s| s.to_string());
+                Self { code: None, signal: Some(name) }
+            }
+        }
+    }
 }
 
 /// A process that a keeper could not end.
@@ -417,20 +450,18 @@ mod tests {
     fn the_line_of_a_keeper_is_read() {
         use lariat_keeper::wire::{End, Named};
         use lariat_sys::reap::Exit;
-        use lariat_sys::signal::Signal;
         let leader = Identity { pid: 13, start: 14 };
         let named = Named {
             identity: Identity { pid: 15, start: 16 },
             comm: *b"stuck\0\0\0\0\0\0\0\0\0\0\0",
             errno: 1,
         };
+        let real_time = Signal::from_number(40).unwrap();
         for (exit, expected) in [
             (None, None),
-            (Some(Exit::Code(3)), Some(ExitRecord { code: Some(3), ..ExitRecord::default() })),
-            (
-                Some(Exit::Signal { signal: Signal::TERM, core: false }),
-                Some(ExitRecord { signal: Some("TERM".into()), ..ExitRecord::default() }),
-            ),
+            (Some(Exit::Code(3)), Some(ExitRecord::Code(3))),
+            (Some(Exit::Signal { signal: Signal::TERM, core: false }), Some(ExitRecord::Signal(15))),
+            (Some(Exit::Signal { signal: real_time, core: true }), Some(ExitRecord::Signal(40))),
         ] {
             let end = End { exit, told: 1, stragglers: 2, left: 1, dropped_bytes: 7, ..End::default() };
             let line = lariat_keeper::record::line("0123456789abcdef", "web", leader, &end, &[named], 18);
@@ -439,6 +470,8 @@ mod tests {
             assert_eq!((record.told, record.stragglers, record.left_total, record.at_ms), (1, 2, 1, 18));
             assert_eq!(record.left[0].to_left().reason, "Operation not permitted (os error 1)");
             assert_eq!(record.dropped_bytes, 7);
+            let again = serde_json::to_string(&record).unwrap();
+            assert_eq!(serde_json::from_str::<EndRecord>(&again).unwrap(), record);
         }
     }
 }

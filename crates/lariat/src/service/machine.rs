@@ -72,22 +72,6 @@ impl State {
     pub fn is_live(self) -> bool {
         matches!(self, Self::Starting | Self::Up | Self::Closing | Self::Stopping | Self::Sweeping)
     }
-
-    /// Returns the word that people and programs are shown.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Down => "down",
-            Self::Waiting => "waiting",
-            Self::Starting => "starting",
-            Self::Up => "up",
-            Self::Closing => "closing",
-            Self::Stopping => "stopping",
-            Self::Sweeping => "sweeping",
-            Self::Backoff { .. } => "backoff",
-            Self::GaveUp => "gave-up",
-        }
-    }
 }
 
 /// Why a service ended.

@@ -2,5 +2,7 @@
 //!
 //! What is decided here is pure; [`crate::supervisor`] carries it out.
 
+pub mod found;
 pub mod plan;
 pub mod report;
+pub mod verify;

@@ -1,11 +1,9 @@
-//! Hands every event to everybody who listens, in one order: the history file and subscribers within the process.
+//! Hands every event to the subscribers within the process, in one order.
 //!
 //! Publishing never blocks and never fails. A subscriber that does not keep up loses the oldest events and is told how
 //! many.
 
 use std::collections::VecDeque;
-use std::fs::File;
-use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
@@ -112,54 +110,34 @@ impl Subscribers {
 }
 
 /// The one place where events come into being.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Feed {
     sequence: Sequence,
-    history: Option<File>,
-    has_told_trouble: bool,
     subscribers: Subscribers,
 }
 
 impl Feed {
-    /// Begins a stream that is appended to `history` as well.
-    pub(super) fn new(history: Option<File>, subscribers: Subscribers) -> Self {
-        Self { sequence: Sequence::default(), history, has_told_trouble: false, subscribers }
+    /// Begins a stream for these subscribers.
+    pub(super) fn new(subscribers: Subscribers) -> Self {
+        Self { sequence: Sequence::default(), subscribers }
     }
 
-    /// Publishes what happened and returns it with its number and time, once for each event that came of it.
-    pub(super) fn publish(&mut self, kind: EventKind) -> Vec<Event> {
+    /// Gives what happened its number and its time, and hands it to every subscriber.
+    pub(super) fn publish(&mut self, kind: EventKind) -> Event {
         let event = self.sequence.next(kind);
-        let mut all = vec![event];
-        if let Err(error) = self.write(&all[0])
-            && !std::mem::replace(&mut self.has_told_trouble, true)
-        {
-            // Said once; a disk that is full stays full for a while, and everything else goes on.
-            let what = format!("could not write the history of events: {error}");
-            all.push(self.sequence.next(EventKind::Trouble { what }));
-        }
-        for event in &all {
-            self.subscribers.each(|inbox| {
-                if inbox.events.len() >= INBOX_MAX {
-                    inbox.events.pop_front();
-                    inbox.lost += 1;
-                }
-                inbox.events.push_back(event.clone());
-            });
-        }
-        all
+        self.subscribers.each(|inbox| {
+            if inbox.events.len() >= INBOX_MAX {
+                inbox.events.pop_front();
+                inbox.lost += 1;
+            }
+            inbox.events.push_back(event.clone());
+        });
+        event
     }
 
     /// Tells all subscribers that nothing follows.
     pub(super) fn close(&mut self) {
         self.subscribers.each(|inbox| inbox.is_closed = true);
-    }
-
-    fn write(&mut self, event: &Event) -> std::io::Result<()> {
-        let Some(history) = &mut self.history else { return Ok(()) };
-        let mut line = serde_json::to_vec(event)?;
-        line.push(b'\n');
-        // One write, so that a crash leaves whole lines.
-        history.write_all(&line)
     }
 }
 
@@ -185,7 +163,7 @@ mod tests {
     #[test]
     fn every_subscriber_gets_everything_from_its_beginning_on() {
         let subscribers = Subscribers::default();
-        let mut feed = Feed::new(None, subscribers.clone());
+        let mut feed = Feed::new(subscribers.clone());
         let first = subscribers.add().unwrap();
         feed.publish(EventKind::ShutdownForced);
         let second = subscribers.add().unwrap();
@@ -204,7 +182,7 @@ mod tests {
     #[test]
     fn one_who_does_not_take_loses_the_oldest_and_holds_up_nobody() {
         let subscribers = Subscribers::default();
-        let mut feed = Feed::new(None, subscribers.clone());
+        let mut feed = Feed::new(subscribers.clone());
         let lazy = subscribers.add().unwrap();
         for _ in 0..INBOX_MAX + 3 {
             feed.publish(EventKind::ShutdownForced);
@@ -214,27 +192,9 @@ mod tests {
     }
 
     #[test]
-    fn the_history_has_one_line_for_each_and_a_full_disk_is_told_once() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("events.jsonl");
-        let mut feed = Feed::new(Some(File::create(&path).unwrap()), Subscribers::default());
-        feed.publish(EventKind::ShutdownForced);
-        feed.publish(EventKind::ShutdownLeft);
-        let text = std::fs::read_to_string(&path).unwrap();
-        let numbers: Vec<u64> =
-            text.lines().map(|line| serde_json::from_str::<Event>(line).unwrap().number).collect();
-        assert_eq!(numbers, [1, 2]);
-
-        let full = File::options().write(true).open("/dev/full").unwrap();
-        let mut feed = Feed::new(Some(full), Subscribers::default());
-        assert_eq!(feed.publish(EventKind::ShutdownForced).len(), 2);
-        assert_eq!(feed.publish(EventKind::ShutdownForced).len(), 1);
-    }
-
-    #[test]
     fn a_thread_that_waits_is_woken() {
         let subscribers = Subscribers::default();
-        let mut feed = Feed::new(None, subscribers.clone());
+        let mut feed = Feed::new(subscribers.clone());
         let subscription = subscribers.add().unwrap();
         let waiter = std::thread::spawn(move || {
             let mut fds = [PollFd::new(&subscription, PollFlags::IN)];

@@ -1,7 +1,347 @@
 //! The process that decides: it owns all live state of a run.
+//!
+//! ```text
+//! signals, terminal, handles, socket ─┐
+//! keepers' notices and deaths ────────┼─ driver (one loop, one thread) ── stack ── machines, plan   (pure)
+//! probes, output, time ───────────────┘        │
+//!                                              ├─ books:  lock, ledger, history
+//!                                              ├─ feed:   events to subscribers
+//!                                              └─ server: the run's own socket
+//! ```
+//!
+//! Start reading at [`stack`], then `driver`. The supervisor prints nothing, never exits, reads neither environment nor
+//! working directory, and installs no signal handler: an embedding program passes in what it knows ([`Options`]), and
+//! its signals by a descriptor or a [`Handle`].
 
+mod books;
+mod driver;
 mod feed;
+mod handle;
 mod poller;
+mod probing;
 mod readiness;
+pub mod recovery;
+mod requests;
 mod server;
 pub mod stack;
+mod sweeping;
+mod unit;
+
+use std::collections::{BTreeSet, VecDeque};
+use std::ffi::OsString;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+use lariat_sys::Errno;
+use lariat_sys::identity::Identity;
+use lariat_sys::process;
+use lariat_sys::signal::{SignalFd, SignalSet};
+
+pub use feed::{INBOX_MAX, Next, Subscription};
+pub use handle::Handle;
+
+use crate::event::EventKind;
+use crate::ledger::index::{IndexEntry, RunIndex, UserDirs};
+use crate::ledger::record::{RecordedState, RunId, RunRecord, ServiceRecord};
+use crate::ledger::{LedgerError, StateDir};
+use crate::logs::pump::{Bell, Pump, PumpError};
+use crate::logs::{Store, StoreError};
+use crate::ports::{self, PortError};
+use crate::service::graph::{Graph, GraphError, Place};
+use crate::service::spec::{PortSpec, ServiceName, StackSpec};
+use crate::shutdown::report::{Report, Tally};
+use crate::shutdown::verify;
+use books::Books;
+use driver::Driver;
+use feed::{Feed, Subscribers};
+use poller::Poller;
+use recovery::{Crashed, Finishing, LiveRun, Past};
+use server::Server;
+use stack::Stack;
+use unit::Unit;
+
+/// What a supervisor has to know of the program that it runs in.
+#[derive(Debug)]
+pub struct Options {
+    /// The program that keepers are started from. Its `main` has to call [`lariat_keeper::entry::entry`] first.
+    pub executable: PathBuf,
+    /// The environment that services are started with; what the configuration sets is put on top.
+    pub environment: Vec<(OsString, OsString)>,
+    /// The user's directories, for the socket and the list of runs.
+    pub dirs: UserDirs,
+    /// The services to start, with all they come after; all of the stack if empty.
+    pub services: Vec<ServiceName>,
+    /// The signals that services start with blocked: what the user had, not what the program blocks for itself.
+    pub mask: SignalSet,
+    /// The signals that services start with ignored; the same.
+    pub ignored: SignalSet,
+    /// Signals that the program receives: INT, TERM, HUP and QUIT stop the stack; CHLD makes the end of orphans faster.
+    pub signals: Option<SignalFd>,
+    /// A terminal whose closing stops the stack.
+    pub terminal: Option<OwnedFd>,
+    /// Children that the program had before: they are left alone.
+    pub children_before: Vec<Identity>,
+    /// Become a child subreaper, so that the orphans of a keeper that was killed come to us. Only for a program that has
+    /// no other children: those are ended at a keeper's death and at the end.
+    pub is_subreaper: bool,
+}
+
+/// Why a supervisor could not be made. Nothing was started.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The dependencies make no graph.
+    #[error(transparent)]
+    Graph(#[from] GraphError),
+    /// No service has this name.
+    #[error("no service of this stack is named `{0}`")]
+    UnknownService(ServiceName),
+    /// The state directory or the ledger cannot be used.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    /// A run of this project is alive.
+    #[error("{0}")]
+    Live(LiveRun),
+    /// The supervisor of this project's run is dead, and its keepers are ending the services.
+    #[error("{0}")]
+    Finishing(Finishing),
+    /// The last run of this project was not closed; see what is left of it first.
+    #[error("the last run of this project did not end by itself")]
+    Crashed(Box<Crashed>),
+    /// A port is in use.
+    #[error("{0}")]
+    PortInUse(String),
+    /// No port was found, or the kernel does not say who listens.
+    #[error(transparent)]
+    Port(#[from] PortError),
+    /// A service's output cannot be stored.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The output cannot be pumped.
+    #[error(transparent)]
+    Pump(#[from] PumpError),
+    /// Something else of lariat's own.
+    #[error("could not {step}: {errno}")]
+    System {
+        /// What.
+        step: &'static str,
+        /// What the kernel said.
+        errno: Errno,
+    },
+}
+
+/// A supervisor, ready to run: it holds the project's lock and claimed the ports, and nothing was started.
+///
+/// Dropping it closes everything again.
+#[derive(Debug)]
+pub struct Supervisor {
+    driver: Driver,
+    chosen: Vec<Place>,
+    index: Option<RunIndex>,
+}
+
+impl Supervisor {
+    /// Takes the project's lock, looks what the last run left, claims ports, and makes ledger, stores and socket.
+    ///
+    /// Blocks on the disk, and up to a quarter of a second for the lock.
+    ///
+    /// # Errors
+    /// [`StartError`]; nothing was started, and nothing is held.
+    pub fn new(spec: StackSpec, options: Options) -> Result<Self, StartError> {
+        let system = |step| move |errno| StartError::System { step, errno };
+        let graph = Graph::new(&spec.services)?;
+        let chosen = choose(&spec, &options.services)?;
+        let (state, lock, notes) = match recovery::look(&spec.root, recovery::Access::Create)? {
+            Past::Nothing { state, lock, notes } => (state, lock, notes),
+            Past::Absent => return Err(system("make the state directory")(Errno::NOENT)),
+            Past::Live(live) => return Err(StartError::Live(live)),
+            Past::Finishing(finishing) => return Err(StartError::Finishing(finishing)),
+            Past::Crashed(crashed) => return Err(StartError::Crashed(crashed)),
+        };
+        let places = graph.closure(&chosen);
+        let ports = claim(&spec, &places, &vec![None; spec.services.len()])?;
+        let run = RunId::new_random().map_err(system("make a run id"))?;
+        let socket = options.dirs.socket(&run)?;
+        let record = first_record(&run, &spec, &socket).map_err(system("read the boot id"))?;
+        let units = make_units(&spec, &state, ports)?;
+        let pump = Pump::start()?;
+        let bell: Arc<Bell> = pump.bell()?;
+        let server = Server::bind(&socket)
+            .map_err(|e| system("make the socket")(Errno::from_io_error(&e).unwrap_or(Errno::IO)))?;
+        let subscribers = Subscribers::default();
+        let handle = Handle::new(subscribers.clone()).map_err(system("make a handle"))?;
+        let mut seed = [0; 8];
+        lariat_sys::process::fill_random(&mut seed).map_err(system("get random bytes"))?;
+        if options.is_subreaper {
+            process::set_subreaper(true).map_err(system("become a subreaper"))?;
+        }
+        let index = options.dirs.runs().map(|directory| RunIndex::at(&directory));
+        let mut tally = Tally::new(spec.services.iter().map(|service| service.name.to_string()));
+        notes.into_iter().for_each(|note| tally.note(note));
+        let mut driver = Driver {
+            stack: Stack::new(&spec, graph, u64::from_ne_bytes(seed)),
+            books: Books::open(state, lock, record)?,
+            queue: VecDeque::new(),
+            poller: Poller::new().map_err(system("make an event queue"))?,
+            units,
+            leaving: Vec::new(),
+            pump,
+            bell,
+            has_more_output: false,
+            flows: Vec::new(),
+            server,
+            waits: Vec::new(),
+            handle,
+            feed: Feed::new(subscribers),
+            tally,
+            sweep: None,
+            hunt: None,
+            verify: None,
+            terminal_key: None,
+            began: Instant::now(),
+            stop: None,
+            has_left: false,
+            has_finished: false,
+            spec,
+            options,
+        };
+        driver.watch_all().map_err(system("wait for events"))?;
+        Ok(Self { driver, chosen, index })
+    }
+
+    /// Returns a handle for other threads.
+    #[must_use]
+    pub fn handle(&self) -> Handle {
+        self.driver.handle.clone()
+    }
+
+    /// Returns the run's id.
+    #[must_use]
+    pub fn run_id(&self) -> &str {
+        self.driver.books.run()
+    }
+
+    /// Returns a bell that rings when output arrived.
+    ///
+    /// # Errors
+    /// When there are too many open files.
+    pub fn bell(&self) -> Result<Arc<Bell>, PumpError> {
+        self.driver.pump.bell()
+    }
+
+    /// Starts the services and runs until the stack has stopped and the proof is taken, or a third signal made it leave.
+    ///
+    /// Blocks the calling thread for as long as the run lasts. Once the stop has begun, it is bounded by the stack's
+    /// deadline and seven seconds more ([`crate::shutdown::plan`]).
+    #[must_use]
+    pub fn run(mut self) -> Report {
+        let run = self.driver.books.record().run.clone();
+        let entry = IndexEntry { run: run.clone(), root: self.driver.spec.root.clone() };
+        let listed = self.index.as_ref().map(|index| index.add(&entry));
+        self.driver.publish(EventKind::RunStarted {
+            run: run.to_string(),
+            stack: self.driver.spec.name.clone(),
+            root: self.driver.spec.root.display().to_string(),
+            pid: process::pid(),
+        });
+        if let Some(Err(error)) = listed {
+            self.driver.trouble(format!("this run is not in the list of runs: {error}"));
+        }
+        let report = self.driver.run(&self.chosen);
+        if report.is_clean()
+            && let Some(index) = &self.index
+        {
+            // A run that is listed and gone is recognized as such; nothing depends on this.
+            let _ = index.remove(&run);
+        }
+        report
+    }
+}
+
+fn choose(spec: &StackSpec, names: &[ServiceName]) -> Result<Vec<Place>, StartError> {
+    if names.is_empty() {
+        return Ok((0..spec.services.len()).collect());
+    }
+    let find = |name: &ServiceName| {
+        let place = spec.services.iter().position(|service| service.name == *name);
+        place.ok_or_else(|| StartError::UnknownService(name.clone()))
+    };
+    names.iter().map(find).collect()
+}
+
+fn first_record(run: &RunId, spec: &StackSpec, socket: &std::path::Path) -> lariat_sys::Result<RunRecord> {
+    let mut record = RunRecord::begin(run.clone(), &spec.name, &spec.root, socket)?;
+    record.services = spec
+        .services
+        .iter()
+        .map(|service| ServiceRecord {
+            name: service.name.to_string(),
+            state: RecordedState::Stopped,
+            keeper: None,
+            leader: None,
+            pgrp: None,
+            session: None,
+            command: Vec::new(),
+            dir: service.dir.clone(),
+            started_unix_ms: None,
+            ports: Vec::new(),
+            restarts: 0,
+            earlier: Vec::new(),
+        })
+        .collect();
+    Ok(record)
+}
+
+fn make_units(spec: &StackSpec, state: &StateDir, ports: Vec<Option<u16>>) -> Result<Vec<Unit>, StoreError> {
+    let logs = state.logs();
+    let unit = |(service, port): (&crate::service::spec::ServiceSpec, Option<u16>)| {
+        let store = Store::create(&logs, service.name.as_str())?;
+        Ok(Unit::new(service.name.to_string(), port, store))
+    };
+    spec.services.iter().zip(ports).map(unit).collect()
+}
+
+/// Claims the ports of the services at `places`, keeping what they have, and returns the ports of all services.
+fn claim(spec: &StackSpec, places: &[Place], known: &[Option<u16>]) -> Result<Vec<Option<u16>>, StartError> {
+    let mut ports = known.to_vec();
+    let fixed = |place: Place| match spec.services[place].port {
+        Some(PortSpec::Fixed(port)) => Some(port),
+        _ => None,
+    };
+    let mut taken: BTreeSet<u16> = (0..spec.services.len()).filter_map(fixed).collect();
+    taken.extend(known.iter().flatten());
+    let wanted: BTreeSet<u16> =
+        places.iter().copied().filter(|place| known[*place].is_none()).filter_map(fixed).collect();
+    let held = if wanted.is_empty() { BTreeSet::new() } else { ports::held_of(&wanted)? };
+    for place in places.iter().copied().filter(|place| known[*place].is_none()) {
+        ports[place] = match spec.services[place].port {
+            None => None,
+            Some(PortSpec::Fixed(port)) if held.contains(&port) => {
+                let holders = ports::explain(port)?;
+                let words: Vec<String> = holders.iter().map(verify::holder_in_words).collect();
+                let (name, words) = (&spec.services[place].name, words.join(", "));
+                return Err(StartError::PortInUse(format!("port {port} of `{name}` is in use by {words}")));
+            }
+            Some(PortSpec::Fixed(port)) => Some(port),
+            Some(PortSpec::Auto) => {
+                let port = ports::pick(&taken)?;
+                taken.insert(port);
+                Some(port)
+            }
+        };
+    }
+    Ok(ports)
+}
+
+impl Driver {
+    /// Claims the ports of services that are about to be started for the first time.
+    fn claim_ports(&mut self, places: &[Place]) -> Result<(), String> {
+        let known: Vec<Option<u16>> = self.units.iter().map(|unit| unit.port).collect();
+        let ports = claim(&self.spec, places, &known).map_err(|error| error.to_string())?;
+        for (unit, port) in self.units.iter_mut().zip(ports) {
+            unit.port = port;
+        }
+        Ok(())
+    }
+}

@@ -32,8 +32,6 @@ pub enum Action {
     /// Something for the stop of the stack. Never [`plan::Action::Stop`] or [`plan::Action::Kill`]: those have become
     /// actions of the services by now.
     Shutdown(plan::Action),
-    /// A service was told to stop because the stack stops.
-    Stopping(Place),
     /// All services that were to start are up and ready, or completed.
     StartupFinished,
     /// This service did not come up. The stack stops.
@@ -94,6 +92,12 @@ impl Stack {
     #[must_use]
     pub fn is_stopping(&self) -> bool {
         self.plan.has_begun()
+    }
+
+    /// Returns whether everything is to be killed at once.
+    #[must_use]
+    pub fn is_forced(&self) -> bool {
+        self.plan.is_forced()
     }
 
     /// Returns whether all is over.
@@ -185,7 +189,6 @@ impl Stack {
                     }
                 }
                 plan::Action::Stop { place, grace } => {
-                    actions.push(Action::Stopping(place));
                     self.tell(now, place, machine::Event::Stop { grace }, actions);
                 }
                 plan::Action::Kill(place) => self.tell(now, place, machine::Event::Kill, actions),

@@ -104,7 +104,7 @@ fn words(actions: &[Action]) -> Vec<String> {
         Action::Shutdown(plan::Action::Begin(why)) => Some(format!("begin {why:?}")),
         Action::Shutdown(plan::Action::EndOrphans { .. }) => Some("orphans".into()),
         Action::Shutdown(plan::Action::Finish) => Some("finish".into()),
-        Action::Shutdown(_) | Action::Stopping(_) => None,
+        Action::Shutdown(_) => None,
         Action::StartupFinished => Some("up".into()),
         Action::StartupFailed(place) => Some(format!("failed {place}")),
     };

@@ -70,16 +70,21 @@ fn reasons(found: &[Found]) -> Vec<(i32, Why)> {
     found.iter().map(|found| (found.identity.pid, found.why)).collect()
 }
 
-#[test]
-fn who_is_certain_and_who_is_possible() {
-    let descendant = |pid, ppid| Process { ppid, ..process(pid) };
-    let zombie = |process| Process { is_alive: false, ..process };
-    let foreign = |process| Process { uid: Some(0), ..process };
+/// A name, the processes, who of them is certain and who is possible.
+type Row = (&'static str, Vec<Process>, Vec<(i32, Why)>, Vec<(i32, Why)>);
+
+fn descendant(pid: i32, ppid: i32) -> Process {
+    Process { ppid, ..process(pid) }
+}
+
+fn foreign(process: Process) -> Process {
+    Process { uid: Some(0), ..process }
+}
+
+fn identities_and_marks() -> Vec<Row> {
     let reused = || Process { identity: Identity { pid: 100, start: 70 }, ..process(100) };
-    let older = |pid| Process { identity: Identity { pid, start: 10 }, ..member(pid) };
     let in_group = |pid| Process { pgrp: 100, ..process(pid) };
-    type Row<'a> = (&'a str, Vec<Process>, Vec<(i32, Why)>, Vec<(i32, Why)>);
-    let table: Vec<Row<'_>> = vec![
+    vec![
         ("nobody", vec![process(300)], vec![], vec![]),
         ("the leader lives", vec![leader()], vec![(100, Why::Recorded)], vec![]),
         ("its number was reused", vec![reused()], vec![], vec![]),
@@ -98,6 +103,31 @@ fn who_is_certain_and_who_is_possible() {
             vec![],
             vec![],
         ),
+        (
+            "ourselves, our ancestors, init and lariat's own are spared",
+            vec![
+                marked(500),
+                marked(1),
+                Process { identity: Identity { pid: 90, start: 40 }, ..marked(90) },
+                Process { session: 100, ..marked(501) },
+            ],
+            vec![(501, Why::Marked)],
+            vec![],
+        ),
+        (
+            "what has a keeper's number now is no keeper",
+            vec![Process { identity: Identity { pid: 90, start: 99 }, ..marked(90) }],
+            vec![(90, Why::Marked)],
+            vec![],
+        ),
+    ]
+}
+
+fn sessions_and_groups() -> Vec<Row> {
+    let zombie = |process| Process { is_alive: false, ..process };
+    let older = |pid| Process { identity: Identity { pid, start: 10 }, ..member(pid) };
+    let in_group = |pid| Process { pgrp: 100, ..process(pid) };
+    vec![
         ("a session's number alone", vec![member(300)], vec![], vec![(300, Why::Session(100))]),
         ("a group's number alone", vec![in_group(300)], vec![], vec![(300, Why::Group(100))]),
         ("the number alone, of another user's", vec![foreign(member(300))], vec![], vec![]),
@@ -130,25 +160,12 @@ fn who_is_certain_and_who_is_possible() {
             vec![(300, Why::Marked)],
             vec![],
         ),
-        (
-            "ourselves, our ancestors, init and lariat's own are spared",
-            vec![
-                marked(500),
-                marked(1),
-                Process { identity: Identity { pid: 90, start: 40 }, ..marked(90) },
-                Process { session: 100, ..marked(501) },
-            ],
-            vec![(501, Why::Marked)],
-            vec![],
-        ),
-        (
-            "what has a keeper's number now is no keeper",
-            vec![Process { identity: Identity { pid: 90, start: 99 }, ..marked(90) }],
-            vec![(90, Why::Marked)],
-            vec![],
-        ),
-    ];
-    for (name, processes, certain, possible) in table {
+    ]
+}
+
+#[test]
+fn who_is_certain_and_who_is_possible() {
+    for (name, processes, certain, possible) in [identities_and_marks(), sessions_and_groups()].concat() {
         let mut reversed = processes.clone();
         reversed.reverse();
         for processes in [processes, reversed] {

@@ -1,0 +1,104 @@
+//! `lariat down`: stops the run, or finishes what a dead one left, and shows the proof.
+
+use std::time::Duration;
+
+use lariat::api::{Answer, Client, ClientError, Request};
+use lariat::shutdown::report::Report;
+use lariat::supervisor::recovery::{self, Access, LiveRun, Past};
+
+use super::show::narrator::Narrator;
+use super::show::{harmless, report};
+use super::up::Signals;
+use super::{live, past};
+use crate::args::stack::DownArgs;
+use crate::exit_code::ExitCode;
+use crate::output::{Failure, Output};
+
+/// The grace period that keepers of an unknown configuration may have.
+const GRACE_UNKNOWN: Duration = Duration::from_secs(60);
+
+/// Stops the project's run.
+pub(crate) fn run(args: &DownArgs, output: &mut Output) -> Result<ExitCode, Failure> {
+    let root = live::project_root()?;
+    let mut signals = None;
+    loop {
+        let past = recovery::look(&root, Access::Open).map_err(past::ledger_failure)?;
+        let report = match past {
+            Past::Absent => return Err(live::no_run(&root)),
+            Past::Nothing { notes, .. } => {
+                notes.iter().for_each(|note| output.note(&format!("note: {}", harmless(note))));
+                return Err(live::no_run(&root));
+            }
+            Past::Live(run) => match stop(&run, args, output)? {
+                Some(report) => report,
+                // The supervisor died in the middle: its keepers go on, and the next look finds them.
+                None => continue,
+            },
+            Past::Finishing(finishing) => {
+                let signals = taken(&mut signals)?;
+                past::wait(&finishing, GRACE_UNKNOWN, signals, output)?;
+                continue;
+            }
+            Past::Crashed(crashed) => {
+                let signals = taken(&mut signals)?;
+                let report = past::end(*crashed, args.yes, args.force, signals, output)?;
+                if !args.json {
+                    output.print(report::crash(&report, output.is_out_styled()));
+                }
+                report
+            }
+        };
+        if args.json {
+            output.print_json(&report)?;
+        }
+        return Ok(report::exit_code(&report, true));
+    }
+}
+
+/// Signals are taken only where something is waited for here: a `down` that only watches may be left at any time.
+fn taken(signals: &mut Option<Signals>) -> Result<&Signals, Failure> {
+    if signals.is_none() {
+        *signals = Some(Signals::take()?);
+    }
+    signals.as_ref().ok_or_else(|| Failure::new(ExitCode::Trouble, "could not prepare signals"))
+}
+
+/// Asks a live run to stop, and tells what happens. `None` when its supervisor died before the report.
+fn stop(run: &LiveRun, args: &DownArgs, output: &mut Output) -> Result<Option<Report>, Failure> {
+    let Some(socket) = &run.socket else {
+        return Err(Failure::new(ExitCode::LiveRun, run.to_string()).hint("try again in a moment"));
+    };
+    let mut client = match Client::connect(socket) {
+        Ok(client) => client,
+        // It died, or ended, since we looked.
+        Err(ClientError::Connect { .. }) if !is_alive(run) => return Ok(None),
+        Err(error) => return Err(live::trouble(&error)),
+    };
+    client.ask(&Request::Down { force: args.force }).map_err(|error| live::trouble(&error))?;
+    let mut narrator = Narrator::new(output.is_out_styled());
+    loop {
+        let answer = match client.next(None) {
+            Ok(answer) => answer,
+            Err(ClientError::Closed) => return Ok(None),
+            Err(error) => return Err(live::trouble(&error)),
+        };
+        match answer {
+            Answer::Event(event) if !args.json => {
+                output.print(narrator.tell(&event.kind));
+                output.flush();
+            }
+            Answer::Report(report) => {
+                if !args.json {
+                    output.print(report::ending(&report, output.is_out_styled()));
+                }
+                return Ok(Some(*report));
+            }
+            Answer::Refused { reason, message } => return Err(live::refused(reason, message)),
+            Answer::Event(_) | Answer::Accepted | Answer::Status(_) | Answer::Done { .. } => {}
+        }
+    }
+}
+
+fn is_alive(run: &LiveRun) -> bool {
+    run.pid.is_some_and(|pid| matches!(lariat_sys::procfs::read_stat(pid), Ok(Some(stat)) if stat.is_alive()))
+}

@@ -1,0 +1,84 @@
+//! Finds the project's run and talks to it.
+
+use std::path::{Path, PathBuf};
+
+use lariat::api::{Answer, Client, ClientError, Refusal, Request};
+use lariat::ledger::STATE_DIR;
+use lariat::supervisor::recovery::{self, LiveRun};
+
+use super::past::ledger_failure;
+use crate::exit_code::ExitCode;
+use crate::output::Failure;
+use crate::settings;
+
+/// Returns the project that the command was started in: the nearest directory upward with a state directory, or with a
+/// configuration.
+///
+/// # Errors
+/// There is neither.
+pub(crate) fn project_root() -> Result<PathBuf, Failure> {
+    let here = settings::working_directory()?;
+    let has_state = |directory: &&Path| directory.join(STATE_DIR).is_dir();
+    if let Some(root) = here.ancestors().find(has_state) {
+        return Ok(root.to_owned());
+    }
+    let file = settings::config_file(None).map_err(|_| no_run(&here))?;
+    let file = here.join(file);
+    Ok(file.parent().map_or(here, Path::to_owned))
+}
+
+/// Says that there is no run.
+pub(crate) fn no_run(root: &Path) -> Failure {
+    Failure::new(ExitCode::NoRun, format!("no run of {} is alive", root.display()))
+        .hint("`lariat up` starts one; `lariat logs` shows what the last one wrote")
+}
+
+/// Connects to the project's run.
+///
+/// # Errors
+/// There is none, or its supervisor does not answer.
+pub(crate) fn connect() -> Result<(Client, LiveRun), Failure> {
+    let root = project_root()?;
+    let live = recovery::find_live(&root).map_err(ledger_failure)?.ok_or_else(|| no_run(&root))?;
+    let Some(socket) = &live.socket else {
+        return Err(Failure::new(ExitCode::NoRun, live.to_string()).hint("try again in a moment"));
+    };
+    let client = Client::connect(socket).map_err(|error| trouble(&error))?;
+    Ok((client, live))
+}
+
+/// Asks and returns the one answer. Blocks until it comes, or the supervisor dies.
+///
+/// # Errors
+/// The request was refused, or the supervisor does not answer.
+pub(crate) fn ask(client: &mut Client, request: &Request) -> Result<Answer, Failure> {
+    client.ask(request).map_err(|error| trouble(&error))?;
+    match client.next(None).map_err(|error| trouble(&error))? {
+        Answer::Refused { reason, message } => Err(refused(reason, message)),
+        answer => Ok(answer),
+    }
+}
+
+/// Says that a request was refused.
+pub(crate) fn refused(reason: Refusal, message: String) -> Failure {
+    let code = match reason {
+        Refusal::UnknownService => ExitCode::Usage,
+        Refusal::ServiceFailed => ExitCode::ServiceFailed,
+        Refusal::ShuttingDown => ExitCode::LiveRun,
+        Refusal::NotEnded => ExitCode::Left,
+        Refusal::PortInUse => ExitCode::PortInUse,
+        Refusal::BadRequest | Refusal::Overloaded => ExitCode::Trouble,
+    };
+    Failure::new(code, message)
+}
+
+/// Says that talking to the supervisor did not work.
+pub(crate) fn trouble(error: &ClientError) -> Failure {
+    let failure = Failure::new(ExitCode::Trouble, error.to_string());
+    match error {
+        ClientError::Closed | ClientError::Connect { .. } => {
+            failure.hint("the supervisor may have died; `lariat down` shows what became of the run")
+        }
+        _ => failure,
+    }
+}

@@ -1,0 +1,308 @@
+//! Tells what happens, as lines for people. Pure: events in, text out.
+
+use std::time::Duration;
+
+use anstyle::{AnsiColor, Style};
+use lariat::event::{EventKind, ServiceEnded};
+
+use super::{count, duration, harmless, styled};
+
+/// What is known of a service that has started, for the summary.
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct Row {
+    service: String,
+    pid: i32,
+    port: Option<u16>,
+    ready_after: Option<Duration>,
+}
+
+/// Tells the events of one run.
+#[derive(Clone, Debug)]
+pub(crate) struct Narrator {
+    is_styled: bool,
+    rows: Vec<Row>,
+    has_started_up: bool,
+    is_stopping: bool,
+    has_force_begun: bool,
+    last_phase: u8,
+}
+
+impl Narrator {
+    pub(crate) fn new(is_styled: bool) -> Self {
+        Self {
+            is_styled,
+            rows: Vec::new(),
+            has_started_up: false,
+            is_stopping: false,
+            has_force_begun: false,
+            last_phase: 0,
+        }
+    }
+
+    /// Returns what there is to say about an event, as whole lines; often nothing.
+    pub(crate) fn tell(&mut self, kind: &EventKind) -> String {
+        match kind {
+            EventKind::ServiceStarted { service, pid, port } => {
+                self.started(service, *pid, *port);
+                String::new()
+            }
+            EventKind::ServiceReady { service, after } => self.ready(service, *after),
+            EventKind::StartupFinished { after } => self.started_up(*after),
+            EventKind::StartupFailed { service, reason } => {
+                let reason = harmless(reason);
+                self.bad(&format!("start-up failed: {service}: {reason}"))
+            }
+            EventKind::ServiceNotStarted { service, reason } => {
+                self.bad(&format!("{service} could not be started: {}", harmless(reason)))
+            }
+            EventKind::ServiceNotReady { service, after, reason } => {
+                let (after, reason) = (duration(*after), harmless(reason));
+                self.bad(&format!("{service} was not ready after {after}: {reason}"))
+            }
+            EventKind::ServiceDaemonized { service, members } => {
+                let members = count(u64::from(*members), "process", "processes");
+                line(&format!("{service} went to the background with {members}"))
+            }
+            EventKind::StragglersFound { service, alive } if !self.is_stopping => {
+                let alive = count(u64::from(*alive), "process", "processes");
+                line(&format!("{service} left {alive}, which are stopped now"))
+            }
+            EventKind::ServiceEnded(end) => self.ended(end),
+            EventKind::RestartScheduled { service, after, restarts } => {
+                line(&format!("{service} is started again in {} (restart {restarts})", duration(*after)))
+            }
+            EventKind::ServiceGaveUp { service, restarts } => {
+                let restarts = count(u64::from(*restarts), "restart", "restarts");
+                self.bad(&format!("{service} is not started again after {restarts}"))
+            }
+            EventKind::KeeperLost { service } => {
+                self.bad(&format!("the keeper of {service} was killed; what it left is being ended"))
+            }
+            EventKind::MemberLeft { pid, name, reason, .. } => {
+                self.bad(&format!("{pid} {} could not be ended: {}", harmless(name), harmless(reason)))
+            }
+            EventKind::OrphanFound { pid, name, reason } => {
+                line(&format!("      {pid} {}: {}", harmless(name), harmless(reason)))
+            }
+            EventKind::Trouble { what } | EventKind::LimitReached { what } => self.bad(&harmless(what)),
+            _ => self.tell_shutdown(kind),
+        }
+    }
+
+    fn tell_shutdown(&mut self, kind: &EventKind) -> String {
+        match kind {
+            EventKind::ShutdownStarted { why, deadline } => {
+                self.is_stopping = true;
+                let deadline = duration(*deadline);
+                self.phase(1, "graceful", &format!("{}; within {deadline}", harmless(why)))
+            }
+            EventKind::ShutdownForced => line("      killing everything now"),
+            EventKind::ShutdownLeft => self.bad("leaving; keepers finish the work"),
+            EventKind::PhaseStarted { number: 2, .. } if self.last_phase < 2 && !self.has_force_begun => {
+                self.has_force_begun = true;
+                String::new()
+            }
+            EventKind::PhaseEnded { number, phase, took, services, processes } => {
+                self.phase_ended(*number, phase, *took, *services, *processes)
+            }
+            EventKind::RunEnded { is_clean, left, .. } => {
+                let seen = match (is_clean, left) {
+                    (true, _) => "nothing is alive, ports are free".to_owned(),
+                    (false, 0) => "something is left".to_owned(),
+                    (false, left) => count(u64::from(*left), "process is left", "processes are left"),
+                };
+                if self.last_phase == 5 { self.phase(5, "verify", &seen) } else { String::new() }
+            }
+            _ => String::new(),
+        }
+    }
+
+    fn phase_ended(
+        &mut self,
+        number: u8,
+        phase: &str,
+        took: Duration,
+        services: u32,
+        processes: u32,
+    ) -> String {
+        self.last_phase = number;
+        let processes_in_words = count(u64::from(processes), "process", "processes");
+        let took = duration(took);
+        match number {
+            // Told when it began; the services told of themselves since.
+            1 => {
+                let services = count(u64::from(services), "service", "services");
+                line(&format!("      {services} stopped in {took}"))
+            }
+            2 if processes == 0 && services == 0 => self.phase(2, phase, "nobody had to be killed"),
+            2 => self.phase(2, phase, &format!("{processes_in_words} killed in {took}")),
+            3 if processes == 0 => self.phase(3, phase, "none"),
+            3 => self.phase(3, phase, &format!("{processes_in_words} ended in {took}")),
+            4 => self.phase(4, phase, "the stack has no containers"),
+            // What was seen is known a moment later.
+            _ => String::new(),
+        }
+    }
+
+    fn started(&mut self, service: &str, pid: i32, port: Option<u16>) {
+        self.rows.retain(|row| row.service != service);
+        self.rows.push(Row { service: service.to_owned(), pid, port, ready_after: None });
+    }
+
+    fn ready(&mut self, service: &str, after: Duration) -> String {
+        let Some(row) = self.rows.iter_mut().find(|row| row.service == service) else { return String::new() };
+        row.ready_after = Some(after);
+        let port = row.port.map(|port| format!(", port {port}")).unwrap_or_default();
+        let pid = row.pid;
+        line(&format!("{service} is ready after {} (pid {pid}{port})", duration(after)))
+    }
+
+    fn started_up(&mut self, after: Duration) -> String {
+        self.has_started_up = true;
+        let (bold, dim) = (self.style(Style::new().bold()), self.style(Style::new().dimmed()));
+        let width = self.rows.iter().map(|row| row.service.len()).max().unwrap_or(0).max(7);
+        let mut text =
+            format!("{bold}{:width$}  {:>7}  {:>5}  ready after{bold:#}\n", "service", "pid", "port");
+        for row in &self.rows {
+            let port = row.port.map_or_else(|| "-".to_owned(), |port| port.to_string());
+            let ready = row.ready_after.map_or_else(|| "-".to_owned(), duration);
+            text.push_str(&format!("{:width$}  {:>7}  {port:>5}  {ready}\n", row.service, row.pid));
+        }
+        text.push_str(&format!("{dim}up after {}{dim:#}\n", duration(after)));
+        text
+    }
+
+    fn ended(&mut self, end: &ServiceEnded) -> String {
+        self.rows.retain(|row| row.service != end.service || !self.has_started_up);
+        let (service, cause) = (&end.service, harmless(&end.cause));
+        let killed = match end.killed {
+            0 => String::new(),
+            killed => format!(", {killed} killed"),
+        };
+        let dropped = match end.dropped_bytes {
+            0 => String::new(),
+            bytes => format!(", {} of output lost: the disk did not take it", count(bytes, "byte", "bytes")),
+        };
+        if self.is_stopping {
+            let took = duration(end.stop_time);
+            return line(&format!("      {service} ended after {took}: {cause}{killed}{dropped}"));
+        }
+        let text = format!("{service} ended: {cause}{killed}{dropped}");
+        if end.is_failure { self.bad(&text) } else { line(&text) }
+    }
+
+    fn phase(&mut self, number: u8, name: &str, text: &str) -> String {
+        let bold = self.style(Style::new().bold());
+        format!("{bold}[{number}/5] {name}{bold:#}: {text}\n")
+    }
+
+    fn bad(&self, text: &str) -> String {
+        let red = self.style(AnsiColor::Red.on_default());
+        format!("{red}{text}{red:#}\n")
+    }
+
+    fn style(&self, style: Style) -> Style {
+        styled(style, self.is_styled)
+    }
+}
+
+fn line(text: &str) -> String {
+    format!("{text}\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(events: &[EventKind]) -> String {
+        let mut narrator = Narrator::new(false);
+        events.iter().map(|event| narrator.tell(event)).collect()
+    }
+
+    fn ended(service: &str, killed: u32) -> EventKind {
+        EventKind::ServiceEnded(ServiceEnded {
+            service: service.into(),
+            cause: "stopped".into(),
+            is_failure: false,
+            exit: None,
+            life: Duration::from_secs(9),
+            stop_time: Duration::from_millis(300),
+            told: 2,
+            killed,
+            stragglers: 0,
+            left: 0,
+            dropped_bytes: 0,
+        })
+    }
+
+    fn phase(number: u8, processes: u32) -> EventKind {
+        let names = ["graceful", "force", "orphans", "containers", "verify"];
+        EventKind::PhaseEnded {
+            number,
+            phase: names[usize::from(number) - 1].into(),
+            took: Duration::from_millis(310),
+            services: processes,
+            processes,
+        }
+    }
+
+    #[test]
+    fn a_start_up_ends_with_a_table() {
+        let started =
+            |service: &str, pid, port| EventKind::ServiceStarted { service: service.into(), pid, port };
+        let ready = |service: &str, millis| EventKind::ServiceReady {
+            service: service.into(),
+            after: Duration::from_millis(millis),
+        };
+        let text = told(&[
+            started("db", 41, Some(5432)),
+            ready("db", 120),
+            started("web", 42, None),
+            ready("web", 1_400),
+            EventKind::StartupFinished { after: Duration::from_millis(1_530) },
+        ]);
+        assert_eq!(
+            text,
+            "db is ready after 120 ms (pid 41, port 5432)\n\
+             web is ready after 1.4 s (pid 42)\n\
+             service      pid   port  ready after\n\
+             db            41   5432  120 ms\n\
+             web           42      -  1.4 s\n\
+             up after 1.5 s\n"
+        );
+    }
+
+    #[test]
+    fn a_stop_is_told_in_five_phases() {
+        let why =
+            EventKind::ShutdownStarted { why: "received INT".into(), deadline: Duration::from_secs(15) };
+        let end = EventKind::RunEnded { is_clean: true, took: Duration::from_secs(1), left: 0 };
+        let text = told(&[
+            why,
+            ended("web", 0),
+            phase(1, 1),
+            phase(2, 0),
+            phase(3, 0),
+            phase(4, 0),
+            phase(5, 0),
+            end,
+        ]);
+        assert_eq!(
+            text,
+            "[1/5] graceful: received INT; within 15.0 s\n\
+             \x20     web ended after 300 ms: stopped\n\
+             \x20     1 service stopped in 310 ms\n\
+             [2/5] force: nobody had to be killed\n\
+             [3/5] orphans: none\n\
+             [4/5] containers: the stack has no containers\n\
+             [5/5] verify: nothing is alive, ports are free\n"
+        );
+    }
+
+    #[test]
+    fn names_from_outside_cannot_move_the_cursor() {
+        let text =
+            told(&[EventKind::OrphanFound { pid: 1, name: "\u{1b}[2J".into(), reason: "x\ny".into() }]);
+        assert_eq!(text, "      1 \u{fffd}[2J: x\u{fffd}y\n");
+    }
+}

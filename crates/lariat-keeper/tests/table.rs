@@ -1,0 +1,161 @@
+//! Every state of the keeper's machine × every event: one line each says what follows.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use std::time::{Duration, Instant};
+
+use lariat_keeper::machine::{Action, Event, Machine};
+use lariat_keeper::stop::{Life, Member, Now, Role, StopPlan};
+use lariat_keeper::wire::{Notice, Order};
+use lariat_sys::identity::Identity;
+use lariat_sys::reap::Exit;
+use lariat_sys::signal::Signal;
+
+const LEADER: Identity = Identity { pid: 10, start: 100 };
+const CHILD: Identity = Identity { pid: 11, start: 101 };
+const GRACE: Duration = Duration::from_secs(5);
+const STATES: [&str; 5] = ["up", "daemon", "stopping", "killing", "over"];
+const EVENTS: [&str; 12] = [
+    "stop",
+    "kill",
+    "signal",
+    "gone",
+    "stopped",
+    "continued",
+    "exited",
+    "reaped",
+    "walked-empty",
+    "refused",
+    "woke",
+    "empty",
+];
+
+fn member(identity: Identity, role: Role) -> Member {
+    Member { identity, role, life: Life::Going, pgrp: 10, comm: [0; 16], wants_hangup: false }
+}
+
+fn at(base: Instant, after: Duration) -> Now {
+    Now { instant: base + after, ticks: 1000 + after.as_millis() as u64 / 10 }
+}
+
+fn machine_in(state: &str, base: Instant) -> Machine {
+    let now = at(base, Duration::ZERO);
+    let plan = StopPlan { grace: GRACE, ..StopPlan::default() };
+    let mut machine = Machine::new(plan, state == "daemon", LEADER);
+    let child = [member(CHILD, Role::Root)];
+    let took = Duration::from_micros(10);
+    match state {
+        "up" => {}
+        "daemon" => {
+            machine.step(now, Event::LeaderExited(Exit::Code(0)));
+            machine.step(now, Event::Walked { members: &child, took });
+        }
+        "stopping" => drop(machine.step(now, Event::Order(Order::Stop { grace: GRACE }))),
+        "killing" => drop(machine.step(now, Event::Order(Order::Kill))),
+        "over" => {
+            machine.step(now, Event::LeaderExited(Exit::Code(0)));
+            machine.step(now, Event::Empty);
+        }
+        other => unreachable!("{other}"),
+    }
+    machine
+}
+
+fn event(name: &str) -> Event<'static> {
+    match name {
+        "stop" => Event::Order(Order::Stop { grace: GRACE }),
+        "kill" => Event::Order(Order::Kill),
+        "signal" => Event::Order(Order::Signal(Signal::USR1)),
+        "gone" => Event::SupervisorGone,
+        "stopped" => Event::LeaderStopped(Signal::TSTP),
+        "continued" => Event::LeaderContinued,
+        "exited" => Event::LeaderExited(Exit::Code(3)),
+        "reaped" => Event::Reaped,
+        "walked-empty" => Event::Walked { members: &[], took: Duration::from_micros(10) },
+        "refused" => Event::Refused { member: CHILD, errno: 1 },
+        "woke" => Event::Woke,
+        "empty" => Event::Empty,
+        other => unreachable!("{other}"),
+    }
+}
+
+/// What follows, in words. The first walk of a stop is asked for by the step that begins it, so `stopping` and
+/// `killing` have one under way here.
+fn shown(actions: &[Action]) -> String {
+    let words: Vec<&str> = actions
+        .iter()
+        .map(|action| match action {
+            Action::Walk { examine: false } => "walk",
+            Action::Walk { examine: true } => "examine",
+            Action::Signal { signal: Signal::KILL, .. } => "KILL",
+            Action::Signal { .. } => "signal",
+            Action::Tell(Notice::LeaderExited { .. }) => "tell-exited",
+            Action::Tell(_) => "tell",
+            Action::ReapAll => "reap",
+            Action::Exit(_) => "exit",
+        })
+        .collect();
+    words.join(" ")
+}
+
+fn expected(state: &str, event: &str) -> &'static str {
+    match (state, event) {
+        ("over", _) | (_, "refused") => "",
+        (_, "stopped" | "continued") => "tell",
+        (_, "empty") => "exit",
+        // The leader is gone in `daemon`: nobody to pass a signal to.
+        ("daemon", "signal") => "",
+        (_, "signal") => "signal",
+        ("up" | "daemon", "stop" | "kill" | "gone") => "walk",
+        ("stopping" | "killing", "stop" | "kill" | "gone" | "woke" | "reaped") => "",
+        ("up", "exited") => "tell-exited walk",
+        (_, "exited") => "tell-exited",
+        ("up" | "daemon", "woke" | "reaped") => "",
+        // Nobody is found: for the daemon that is the end. Where the leader was not seen to exit it means nothing.
+        ("daemon", "walked-empty") => "reap",
+        ("up" | "stopping" | "killing", "walked-empty") => "",
+        other => unreachable!("{other:?}"),
+    }
+}
+
+#[test]
+fn every_state_answers_every_event() {
+    for state in STATES {
+        for name in EVENTS {
+            let base = Instant::now();
+            let mut machine = machine_in(state, base);
+            let actions = machine.step(at(base, Duration::from_micros(1)), event(name));
+            assert_eq!(shown(&actions), expected(state, name), "{state} × {name}: {actions:?}");
+        }
+    }
+}
+
+/// A stop while another is under way can only shorten what is left of the grace period.
+#[test]
+fn a_second_stop_never_lengthens_the_first() {
+    let base = Instant::now();
+    let mut machine = machine_in("stopping", base);
+    let leader = [member(LEADER, Role::Leader)];
+    let took = Duration::from_micros(10);
+    machine.step(at(base, Duration::ZERO), Event::Walked { members: &leader, took });
+    let order = Event::Order(Order::Stop { grace: GRACE * 10 });
+    let later = at(base, Duration::from_secs(1));
+    machine.step(later, order);
+    machine.step(later, Event::Walked { members: &leader, took });
+    let late = at(base, GRACE + Duration::from_millis(1));
+    assert_eq!(shown(&machine.step(late, Event::Woke)), "walk");
+    let actions = machine.step(late, Event::Walked { members: &leader, took });
+    assert_eq!(shown(&actions), "KILL");
+}
+
+/// A keeper that is killing already starts no new grace period when its supervisor dies.
+#[test]
+fn the_supervisors_death_gives_no_new_grace() {
+    let base = Instant::now();
+    let mut machine = machine_in("killing", base);
+    let leader = [member(LEADER, Role::Leader)];
+    let now = at(base, Duration::from_micros(5));
+    machine.step(now, Event::SupervisorGone);
+    let actions = machine.step(now, Event::Walked { members: &leader, took: Duration::from_micros(10) });
+    assert_eq!(shown(&actions), "KILL");
+}

@@ -1,0 +1,123 @@
+//! The last look: who is alive that should not be, and which ports are not free.
+//!
+//! Looks only; nothing is signalled here.
+
+use std::collections::BTreeSet;
+
+use lariat_sys::identity::Identity;
+use lariat_sys::procfs::{self, State};
+
+use super::report::{HeldPort, LeftProcess};
+use crate::ports::{self, Holder, Proto};
+use crate::process::{Mark, age_of, command_of};
+
+/// Parents named at most.
+const PARENTS_MAX: usize = 16;
+
+/// Describes a process that is alive; `None` if it is gone.
+#[must_use]
+pub fn describe(identity: Identity, reason: &str) -> Option<LeftProcess> {
+    let stat = procfs::read_stat(identity.pid).ok().flatten()?;
+    if stat.identity() != identity || !stat.is_alive() {
+        return None;
+    }
+    Some(LeftProcess {
+        service: Mark::of(identity.pid).and_then(|mark| mark.service),
+        pid: identity.pid,
+        start: identity.start,
+        command: command_of(identity.pid, &stat.comm.to_string()),
+        age: age_of(identity),
+        parents: parents(stat.ppid),
+        reason: match stat.state {
+            State::Uninterruptible => format!("{reason}; it waits in the kernel"),
+            State::Traced => format!("{reason}; a debugger holds it"),
+            _ => reason.to_owned(),
+        },
+    })
+}
+
+/// The parents of a process, nearest first.
+fn parents(first: i32) -> Vec<String> {
+    let mut parents = Vec::new();
+    let mut pid = first;
+    while pid > 0 && parents.len() < PARENTS_MAX {
+        let Some(stat) = procfs::read_stat(pid).ok().flatten() else { break };
+        parents.push(format!("{pid} {}", stat.comm));
+        pid = stat.ppid;
+    }
+    parents
+}
+
+/// Returns those of the claimed ports (service, port) on which somebody listens by TCP, with who it is. A holder with
+/// this run's mark is ours; anybody else is only named.
+#[must_use]
+pub fn held_ports(claimed: &[(String, u16)], run: &str) -> Vec<HeldPort> {
+    let numbers: BTreeSet<u16> = claimed.iter().map(|(_, port)| *port).collect();
+    // One look says for most stacks that nothing is held. Where the kernel does not say, nothing can be said here.
+    let Ok(held) = ports::held_of(&numbers) else { return Vec::new() };
+    let mut all = Vec::new();
+    for (service, port) in claimed.iter().filter(|(_, port)| held.contains(port)) {
+        let holders = ports::explain(*port).unwrap_or_default();
+        let holders: Vec<Holder> = holders.into_iter().filter(|holder| holder.proto == Proto::Tcp).collect();
+        let is_ours = holders.iter().any(|holder| {
+            let mark = holder.process.as_ref().and_then(|process| process.mark.as_ref());
+            mark.is_some_and(|mark| mark.run == run)
+        });
+        let mut words: Vec<String> = holders.iter().map(holder_in_words).collect();
+        words.dedup();
+        all.push(HeldPort { port: *port, service: service.clone(), holder: words.join(", "), is_ours });
+    }
+    all
+}
+
+/// Names who listens on a port.
+#[must_use]
+pub fn holder_in_words(holder: &Holder) -> String {
+    match &holder.process {
+        None => format!("a process of user {} that may not be looked into", holder.uid),
+        Some(process) => {
+            let mark = process.mark.as_ref().map(|mark| match &mark.service {
+                Some(service) => format!(", service `{service}` of run {}", mark.run),
+                None => format!(", of run {}", mark.run),
+            });
+            format!("{} `{}`{}", process.identity.pid, process.command, mark.unwrap_or_default())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_live_process_is_described_and_a_dead_one_is_not() {
+        let mut command = std::process::Command::new("sleep");
+        let mut child =
+            command.arg("60").env("LARIAT_RUN", "x").env("LARIAT_SERVICE", "web").spawn().unwrap();
+        let pid = i32::try_from(child.id()).unwrap();
+        let identity = Identity::of(pid).unwrap().unwrap();
+        let left = describe(identity, "does not die").unwrap();
+        assert_eq!((left.pid, left.command.as_str()), (pid, "sleep 60"));
+        assert_eq!(left.service.as_deref(), Some("web"));
+        assert!(left.parents[0].starts_with(&format!("{} ", std::process::id())), "{:?}", left.parents);
+        assert!(left.age < Duration::from_secs(60), "{:?}", left.age);
+        let stranger = Identity { start: identity.start + 1, ..identity };
+        assert_eq!(describe(stranger, ""), None, "the number alone is nobody");
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!(describe(identity, ""), None);
+    }
+
+    #[test]
+    fn a_held_port_names_its_holder_and_a_free_one_is_not_there() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let held = held_ports(&[("web".into(), port), ("api".into(), 1)], "0123456789abcdef");
+        assert_eq!(held.len(), 1, "{held:?}");
+        assert!(!held[0].is_ours);
+        assert!(held[0].holder.starts_with(&format!("{} `", std::process::id())), "{}", held[0].holder);
+    }
+}

@@ -1,0 +1,385 @@
+//! What became of the last run of a project: alive, being finished by its keepers, or crashed with something left.
+//!
+//! A lock that nobody holds means that no lariat process of the run is alive; an open ledger without one means that the
+//! run did not end by itself. What keepers did after their supervisor's death they wrote down; what is left is found by
+//! [`crate::ledger::recover`]. Only what is certainly the run's is ended here, and only when the caller says so.
+
+use std::fmt;
+use std::os::fd::BorrowedFd;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use lariat_keeper::ending::Ending;
+use lariat_keeper::stop::StopPlan;
+use lariat_keeper::wire::End;
+use lariat_sys::identity::Identity;
+use lariat_sys::signal::Signal;
+
+use crate::event::Exit;
+use crate::ledger::journal::read_ends;
+use crate::ledger::lock::{self, LockWait, RunLock};
+use crate::ledger::record::{EndRecord, RunId, RunRecord};
+use crate::ledger::recover::{Clues, Findings, Reach};
+use crate::ledger::store::{self, Loaded};
+use crate::ledger::{LedgerError, StateDir};
+use crate::shutdown::found::FoundSet;
+use crate::shutdown::plan::Phase;
+use crate::shutdown::report::{Head, Outcome, Report, ServiceCounts, Tally};
+use crate::shutdown::verify;
+
+/// How long a lock that somebody only looks at is waited for.
+const LOCK_WITHIN: Duration = Duration::from_millis(250);
+/// The longest pause between two looks at somebody who is being ended.
+const TURN_EVERY: Duration = Duration::from_millis(20);
+
+/// Whether a state directory is made where there is none.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Access {
+    /// It is made.
+    Create,
+    /// It is not.
+    Open,
+}
+
+/// What became of the last run.
+#[derive(Debug)]
+pub enum Past {
+    /// There is no state directory.
+    Absent,
+    /// Nothing is left of any run. The lock is ours now.
+    Nothing {
+        /// The state directory.
+        state: StateDir,
+        /// The lock.
+        lock: RunLock,
+        /// What a person should read: a ledger that was damaged, for instance.
+        notes: Vec<String>,
+    },
+    /// A run is alive.
+    Live(LiveRun),
+    /// Its supervisor is dead, and its keepers are ending the services.
+    Finishing(Finishing),
+    /// It did not end by itself. The lock is ours now.
+    Crashed(Box<Crashed>),
+}
+
+/// A run that is alive.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct LiveRun {
+    /// Its id; absent while it is just beginning.
+    pub run: Option<RunId>,
+    /// Its supervisor's pid.
+    pub pid: Option<i32>,
+    /// The project's root.
+    pub root: PathBuf,
+    /// Its socket.
+    pub socket: Option<PathBuf>,
+}
+
+impl fmt::Display for LiveRun {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let root = self.root.display();
+        match (&self.run, self.pid) {
+            (Some(run), Some(pid)) => write!(f, "run {run} of {root} is alive (supervisor {pid})"),
+            _ => write!(f, "another lariat is at work in {root}"),
+        }
+    }
+}
+
+/// A run whose keepers are ending what its dead supervisor left.
+#[derive(Debug)]
+pub struct Finishing {
+    state: StateDir,
+    record: Option<Box<RunRecord>>,
+}
+
+impl fmt::Display for Finishing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.record {
+            Some(record) => write!(
+                f,
+                "the supervisor of run {} is dead, and its keepers are ending the services",
+                record.run
+            ),
+            None => f.write_str("keepers of a dead supervisor are ending its services"),
+        }
+    }
+}
+
+/// How waiting for keepers ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Waited {
+    /// They are done.
+    Finished,
+    /// They were not, when the deadline came.
+    TimedOut,
+    /// The cancel descriptor became readable.
+    Cancelled,
+}
+
+impl Finishing {
+    /// Returns the run's id, if its ledger could be read.
+    #[must_use]
+    pub fn run(&self) -> Option<&RunId> {
+        self.record.as_ref().map(|record| &record.run)
+    }
+
+    /// Returns the services whose keepers are alive.
+    #[must_use]
+    pub fn at_work(&self) -> Vec<String> {
+        let services = self.record.iter().flat_map(|record| &record.services);
+        let at_work = services.filter(|service| service.keeper.is_some_and(|k| Identity::from(k).is_alive()));
+        at_work.map(|service| service.name.clone()).collect()
+    }
+
+    /// Waits until all keepers are done. Blocks until then, the deadline, or until `cancel` is readable.
+    ///
+    /// # Errors
+    /// When the lock file cannot be used.
+    pub fn wait(&self, deadline: Instant, cancel: Option<BorrowedFd<'_>>) -> Result<Waited, LedgerError> {
+        Ok(match lock::wait_until(&self.state, deadline, cancel)? {
+            LockWait::Acquired(_) => Waited::Finished,
+            LockWait::TimedOut => Waited::TimedOut,
+            LockWait::Cancelled => Waited::Cancelled,
+        })
+    }
+}
+
+/// A run that did not end by itself, with the project's lock held: nothing of lariat's own is alive any more.
+#[derive(Debug)]
+pub struct Crashed {
+    state: StateDir,
+    lock: RunLock,
+    record: Option<Box<RunRecord>>,
+    clues: Clues,
+    findings: Findings,
+    ends: Vec<EndRecord>,
+    notes: Vec<String>,
+    ended: Option<End>,
+    took: Duration,
+}
+
+/// Looks what became of the last run of the project in `root`.
+///
+/// Blocks for a quarter of a second at most, while somebody else looks.
+///
+/// # Errors
+/// [`LedgerError`] when the state directory or the ledger cannot be used; a ledger of a newer lariat is one that cannot.
+pub fn look(root: &Path, access: Access) -> Result<Past, LedgerError> {
+    let state = match access {
+        Access::Create => StateDir::create(root)?,
+        Access::Open => match StateDir::open(root)? {
+            Some(state) => state,
+            None => return Ok(Past::Absent),
+        },
+    };
+    let LockWait::Acquired(lock) = lock::wait_until(&state, Instant::now() + LOCK_WITHIN, None)? else {
+        return held(state);
+    };
+    let mut notes = Vec::new();
+    let (record, clues) = match store::load_and_set_aside(&state, &lock)? {
+        Loaded::Absent => return Ok(Past::Nothing { state, lock, notes }),
+        Loaded::Record(record) if record.is_closed => return Ok(Past::Nothing { state, lock, notes }),
+        Loaded::Record(record) => (Some(record.clone()), Clues::of(&record)),
+        Loaded::Newer { version, .. } => {
+            return Err(LedgerError::Newer { path: state.path().join("run.json"), version });
+        }
+        Loaded::Damaged { run, set_aside, .. } => {
+            let place = set_aside.map(|path| format!("; it is kept as {}", path.display()));
+            notes.push(format!("the ledger of the last run is damaged{}", place.unwrap_or_default()));
+            match run {
+                Some(run) => (None, Clues::mark_only(run)),
+                None => return Ok(Past::Nothing { state, lock, notes }),
+            }
+        }
+    };
+    let findings = FoundSet::new(clues.clone()).look();
+    let ends = read_ends(&state, &clues.run).map(|lines| lines.records).unwrap_or_default();
+    let (ended, took) = (None, Duration::ZERO);
+    Ok(Past::Crashed(Box::new(Crashed { state, lock, record, clues, findings, ends, notes, ended, took })))
+}
+
+/// Looks for a live run of the project in `root`, and takes nothing, not even the lock. `None` when there is none,
+/// though keepers may be ending one.
+///
+/// # Errors
+/// As [`look`].
+pub fn find_live(root: &Path) -> Result<Option<LiveRun>, LedgerError> {
+    match StateDir::open(root)? {
+        Some(state) if lock::is_held(&state)? => match held(state)? {
+            Past::Live(live) => Ok(Some(live)),
+            _ => Ok(None),
+        },
+        _ => Ok(None),
+    }
+}
+
+/// Somebody holds the lock.
+fn held(state: StateDir) -> Result<Past, LedgerError> {
+    let record = match store::load(&state)? {
+        Loaded::Record(record) | Loaded::Newer { record: Some(record), .. } => Some(record),
+        Loaded::Absent | Loaded::Damaged { .. } | Loaded::Newer { record: None, .. } => None,
+    };
+    let root = state.root().to_owned();
+    let is_alive = record.as_ref().map(|record| Identity::from(record.supervisor).is_alive());
+    Ok(match (record, is_alive) {
+        (Some(record), Some(true)) => Past::Live(LiveRun {
+            pid: Some(record.supervisor.pid),
+            socket: Some(record.socket.clone()),
+            run: Some(record.run),
+            root,
+        }),
+        // A closed ledger under a lock is one that is about to be replaced by a run that begins.
+        (Some(record), _) if !record.is_closed => Past::Finishing(Finishing { state, record: Some(record) }),
+        _ => Past::Live(LiveRun { run: None, pid: None, root, socket: None }),
+    })
+}
+
+impl Crashed {
+    /// Returns the run's id.
+    #[must_use]
+    pub fn run(&self) -> &RunId {
+        &self.clues.run
+    }
+
+    /// Returns what is left of it.
+    #[must_use]
+    pub fn findings(&self) -> &Findings {
+        &self.findings
+    }
+
+    /// Returns what a person should read first.
+    #[must_use]
+    pub fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
+    /// Returns the ports that its services claimed, as (service, port).
+    #[must_use]
+    pub fn ports(&self) -> Vec<(String, u16)> {
+        let services = self.record.iter().flat_map(|record| &record.services);
+        services.flat_map(|service| service.ports.iter().map(|port| (service.name.clone(), *port))).collect()
+    }
+
+    /// Ends what is certainly the run's: the stop signal to everybody, KILL after `grace`.
+    ///
+    /// Blocks until nobody is left, or nothing helps any more: `grace` and fifteen seconds at most. When `hurry` says
+    /// so, the grace period is over; it is asked every few milliseconds.
+    pub fn end(&mut self, grace: Duration, mut hurry: impl FnMut() -> bool) {
+        let began = Instant::now();
+        let set = FoundSet::new(self.clues.clone());
+        let plan = StopPlan { signal: Signal::TERM, grace, ..StopPlan::default() };
+        let mut ending = Ending::new(set.clone(), plan, None);
+        let mut has_hurried = false;
+        let end = loop {
+            let done = if !has_hurried && hurry() {
+                has_hurried = true;
+                ending.hurry()
+            } else {
+                ending.turn()
+            };
+            if let Some(end) = done {
+                break end;
+            }
+            let soon = Instant::now() + TURN_EVERY;
+            let wake = ending.wake_at().map_or(soon, |at| at.min(soon));
+            // It fails only for want of memory; then the loop turns without a pause until the machine gives up.
+            let _ = lariat_sys::poll::poll(&mut [], Some(wake));
+        };
+        self.ended = Some(end);
+        self.took = began.elapsed();
+        self.findings = set.look();
+    }
+
+    /// Puts the report of the crashed run together: what its keepers did, what was ended now, what is left. Closes the
+    /// ledger if nothing is.
+    ///
+    /// # Errors
+    /// When the ledger cannot be written.
+    pub fn close(self) -> Result<Report, LedgerError> {
+        let mut report = self.report();
+        let is_clean = report.left.is_empty() && !report.ports.iter().any(|port| port.is_ours);
+        report.is_ledger_closed = is_clean;
+        if let Some(mut record) = self.record {
+            record.is_closed = is_clean;
+            store::save(&self.state, &self.lock, &record)?;
+        }
+        Ok(report)
+    }
+
+    fn report(&self) -> Report {
+        let names: Vec<String> = match &self.record {
+            Some(record) => record.services.iter().map(|service| service.name.clone()).collect(),
+            None => Vec::new(),
+        };
+        let mut tally = Tally::new(names.clone());
+        for end in &self.ends {
+            if let Some(place) = names.iter().position(|name| *name == end.service) {
+                tally.service_ended(place, counts(end), true);
+            }
+        }
+        if let Some(end) = &self.ended {
+            tally.orphans_ended(end.told.max(end.killed).saturating_sub(end.left));
+        }
+        tally.phase_ended(Phase::Orphans, self.took);
+        tally.phase_note(Phase::Containers, "the stack has no containers");
+        for found in &self.findings.certain {
+            if let Some(left) = verify::describe(found.identity, "it was not ended") {
+                tally.left(left);
+            }
+        }
+        for found in &self.findings.possible {
+            tally.note(format!(
+                "{} `{}` may be of this run; it was left alone",
+                found.identity.pid, found.command
+            ));
+        }
+        if self.findings.reach == Reach::OtherBoot {
+            tally.note("the machine was started anew since: nothing of the run can be alive");
+        }
+        if self.findings.reach == Reach::OtherNamespace {
+            tally.note("the run was in another pid namespace: whether it is alive cannot be seen from here");
+        }
+        for port in verify::held_ports(&self.ports(), self.clues.run.as_str()) {
+            tally.port_held(port);
+        }
+        self.notes.iter().for_each(|note| tally.note(note.clone()));
+        tally.finish(Head {
+            run: self.clues.run.to_string(),
+            stack: self.record.as_ref().map(|record| record.stack.clone()).unwrap_or_default(),
+            why: "the supervisor died".into(),
+            took: self.took,
+            ..Head::default()
+        })
+    }
+}
+
+/// What a keeper wrote down at its end.
+fn counts(end: &EndRecord) -> ServiceCounts {
+    let exit = end.exit.as_ref().and_then(|exit| match (exit.code, &exit.signal) {
+        (Some(code), _) => Some(Exit::Code(code)),
+        (None, Some(signal)) => Some(Exit::Signal(signal.clone())),
+        (None, None) => None,
+    });
+    ServiceCounts {
+        cause: "its supervisor died".into(),
+        is_failure: false,
+        exit,
+        took: end.stop_time(),
+        told: end.told,
+        killed: end.killed,
+        left: end.left_total,
+        dropped_bytes: end.dropped_bytes,
+    }
+}
+
+/// Returns how a service came out of a crash, in words.
+#[must_use]
+pub fn outcome_in_words(outcome: Outcome) -> &'static str {
+    match outcome {
+        Outcome::NotRunning => "was not running",
+        Outcome::Graceful => "stopped",
+        Outcome::Killed => "killed",
+        Outcome::Left => "could not be ended",
+    }
+}

@@ -1,0 +1,184 @@
+//! One service as the driver holds it: its keeper, its output, its port.
+//!
+//! It starts keepers and understands their notices. What follows from a notice is decided by the machines.
+
+use std::collections::BTreeMap;
+use std::ffi::{CString, OsStr, OsString};
+use std::os::fd::AsFd;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::sync::Arc;
+use std::time::Instant;
+
+use lariat_keeper::client::{Keeper, KeeperSpec};
+use lariat_keeper::stop::StopPlan;
+use lariat_keeper::store::Output;
+use lariat_keeper::wire::{End, Order, Plan};
+use lariat_sys::identity::Identity;
+use lariat_sys::signal::Signal;
+
+use super::Options;
+use super::poller::Key;
+use super::probing::Probe;
+use crate::logs::Store;
+use crate::logs::pump::{Flow, Pump};
+use crate::service::spec::{ServiceSpec, StackSpec};
+
+/// One service.
+#[derive(Debug)]
+pub(super) struct Unit {
+    pub(super) name: String,
+    /// Its port; one that was chosen stays the same over restarts.
+    pub(super) port: Option<u16>,
+    pub(super) store: Store,
+    pub(super) life: Option<Life>,
+    pub(super) probe: Option<Probe>,
+    /// Why it was not started, or not ready, in words.
+    pub(super) trouble: Option<String>,
+    /// How the orphans of its dead keeper were ended.
+    pub(super) swept: Option<End>,
+    /// Somebody of its last life could not be ended.
+    pub(super) has_left_members: bool,
+    /// Every leader that it had in this run: with it, its session and its group.
+    pub(super) leaders: Vec<Identity>,
+}
+
+/// One start of a service, from its keeper's start to the proof of its end.
+#[derive(Debug)]
+pub(super) struct Life {
+    pub(super) keeper: Keeper,
+    /// The conversation, until it is closed.
+    pub(super) talk: Option<Key>,
+    /// The keeper's death.
+    pub(super) death: Key,
+    pub(super) leader: Option<Identity>,
+    pub(super) began: Instant,
+    pub(super) flow: Arc<Flow>,
+    pub(super) end: Option<End>,
+    pub(super) has_failed_to_spawn: bool,
+    pub(super) stop_began: Option<Instant>,
+}
+
+/// What a start needs from the run.
+#[derive(Debug)]
+pub(super) struct Start<'a> {
+    pub(super) spec: &'a ServiceSpec,
+    pub(super) options: &'a Options,
+    pub(super) run: &'a str,
+    /// `LARIAT_PORT_*` of the whole stack.
+    pub(super) ports: &'a BTreeMap<String, u16>,
+    pub(super) pump: &'a Pump,
+    pub(super) lock: std::os::fd::BorrowedFd<'a>,
+    pub(super) ends: std::os::fd::BorrowedFd<'a>,
+}
+
+/// A keeper that was started, and its service's output on its way into the store.
+#[derive(Debug)]
+pub(super) struct Begun {
+    pub(super) keeper: Keeper,
+    pub(super) flow: Arc<Flow>,
+}
+
+impl Unit {
+    /// Makes a unit with nothing alive.
+    pub(super) fn new(name: String, port: Option<u16>, store: Store) -> Self {
+        Self {
+            name,
+            port,
+            store,
+            life: None,
+            probe: None,
+            trouble: None,
+            swept: None,
+            has_left_members: false,
+            leaders: Vec::new(),
+        }
+    }
+
+    /// Starts a keeper with the service.
+    pub(super) fn begin(&self, start: &Start<'_>) -> Result<Begun, String> {
+        let plan = plan(start, self.port)?;
+        let output = Output::new().map_err(|errno| format!("could not make a pipe: {errno}"))?;
+        let (read, stage) = (output.read.try_clone(), output.stage.try_clone());
+        let drain = read
+            .and_then(|read| self.store.drain(read, stage?))
+            .map_err(|error| format!("could not open the store: {error}"))?;
+        let executable = CString::new(start.options.executable.as_os_str().as_bytes())
+            .map_err(|_| "the keeper's path has a NUL in it".to_owned())?;
+        let keeper = Keeper::spawn(&KeeperSpec {
+            executable,
+            plan: &plan,
+            lock: Some(start.lock),
+            output: Some(&output),
+            store: Some(self.store.log()),
+            index: Some(self.store.index()),
+            ends: Some(start.ends),
+        })
+        .map_err(|error| error.to_string())?;
+        Ok(Begun { keeper, flow: start.pump.add(drain) })
+    }
+}
+
+impl Life {
+    /// Gives an order. A keeper that somebody stopped goes on first: it could not hear anything.
+    pub(super) fn order(&self, order: &Order) {
+        let _ = self.keeper.pidfd().signal(Signal::CONT);
+        // A keeper that is gone says so by its death; one that reads nothing is found out by its silence.
+        let _ = self.keeper.order(order);
+    }
+}
+
+fn plan(start: &Start<'_>, port: Option<u16>) -> Result<Plan, String> {
+    let spec = start.spec;
+    let text = |text: &OsStr| {
+        CString::new(text.as_bytes()).map_err(|_| format!("NUL in {}", text.to_string_lossy()))
+    };
+    let argv = spec.command.argv();
+    Ok(Plan {
+        label: spec.name.to_string(),
+        run: start.run.to_owned(),
+        supervisor: Identity::current(),
+        argv: argv.iter().map(|argument| text(argument)).collect::<Result<_, _>>()?,
+        env: environment(start, port).iter().map(|entry| text(entry)).collect::<Result<_, _>>()?,
+        dir: Some(text(spec.dir.as_os_str())?),
+        has_session: true,
+        is_daemon: spec.daemon,
+        has_null_stdin: true,
+        stop: StopPlan { signal: spec.stop.signal, scope: spec.stop.scope, grace: spec.stop.grace },
+        mask: start.options.mask,
+        ignored: start.options.ignored,
+    })
+}
+
+/// The environment of a service: the user's own, then the configuration's, then what lariat says of the run.
+fn environment(start: &Start<'_>, port: Option<u16>) -> Vec<OsString> {
+    let mut variables: BTreeMap<OsString, OsString> = start.options.environment.iter().cloned().collect();
+    variables.extend(start.spec.env.clone());
+    for (name, port) in start.ports {
+        variables.insert(format!("LARIAT_PORT_{name}").into(), port.to_string().into());
+    }
+    if let Some(port) = port {
+        variables.insert("PORT".into(), port.to_string().into());
+    }
+    variables.insert("LARIAT_RUN".into(), start.run.into());
+    variables.insert("LARIAT_SERVICE".into(), start.spec.name.as_str().into());
+    let entry = |(name, value): (OsString, OsString)| {
+        let mut bytes = name.into_vec();
+        bytes.push(b'=');
+        bytes.extend(value.into_vec());
+        OsString::from_vec(bytes)
+    };
+    variables.into_iter().map(entry).collect()
+}
+
+/// Names the ports of a stack as its services see them.
+pub(super) fn port_variables(spec: &StackSpec, units: &[Unit]) -> BTreeMap<String, u16> {
+    let named = spec.services.iter().zip(units).filter_map(|(service, unit)| Some((service, unit.port?)));
+    named.map(|(service, port)| (service.name.as_env(), port)).collect()
+}
+
+/// Lends the keeper's socket.
+impl AsFd for Life {
+    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.keeper.as_fd()
+    }
+}
