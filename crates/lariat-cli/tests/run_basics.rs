@@ -160,6 +160,10 @@ fn report(facts: &Facts) -> Vec<String> {
     text.lines().filter(|line| !is_marker(line)).map(str::to_owned).collect()
 }
 
+fn without(lines: &[String], others: &[String]) -> Vec<String> {
+    lines.iter().filter(|line| !others.contains(line)).cloned().collect()
+}
+
 /// Compares what the command finds with and without lariat, in surroundings that `change` makes.
 fn compare(what: &str, change: impl Fn(Command) -> Command) {
     let arena = Arena::new();
@@ -171,8 +175,8 @@ fn compare(what: &str, change: impl Fn(Command) -> Command) {
     let under = lariat(&arena).args(["run", "--", fixture::path(), "self"]).facts(&facts);
     change(quiet(under)).run().expect(0);
     let under = report(&facts);
-    let differing: Vec<_> = bare.iter().zip(&under).filter(|(bare, under)| bare != under).collect();
-    assert!(bare == under, "{what}: {differing:?}\nbare: {bare:#?}\nunder lariat: {under:#?}");
+    let (lost, new) = (without(&bare, &under), without(&under, &bare));
+    assert!(bare == under, "{what}: bare has {lost:#?}\nunder lariat there is {new:#?}");
     arena.finish();
 }
 
@@ -227,7 +231,9 @@ fn descriptors_umask_niceness_and_limits_are_inherited() {
         shell.stdout(Stdio::null()).stderr(Stdio::null()).run().expect(0);
         report(&facts)
     };
-    assert_eq!(inherit(""), inherit(&format!("{} run --", path())));
+    let (bare, under) = (inherit(""), inherit(&format!("{} run --", path())));
+    let (lost, new) = (without(&bare, &under), without(&under, &bare));
+    assert!(bare == under, "bare has {lost:#?}\nunder lariat there is {new:#?}");
     arena.finish();
 }
 

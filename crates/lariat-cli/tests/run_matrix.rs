@@ -167,8 +167,8 @@ fn bring_about(end: End, running: &Running, pty: Option<Pty>, facts: &Facts) -> 
 }
 
 fn tell(pid: i32, signal: i32) {
-    // SAFETY: numbers only. The process is a descendant that nobody has collected.
-    assert_eq!(unsafe { libc::kill(pid, signal) }, 0, "could not signal {pid}");
+    let seen = census::Seen::of(pid).unwrap_or_else(|| panic!("there is no process {pid}"));
+    seen.signal(signal);
 }
 
 fn check_ending(manner: Manner, end: End, shape: &Shape, ending: &lariat_testkit::Ending, what: &str) {

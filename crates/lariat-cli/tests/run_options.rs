@@ -187,11 +187,10 @@ fn without_it_lariat_outlives_its_parent() {
     facts.wait_for("ready");
     caller.signal(libc::SIGKILL);
     caller.wait();
-    let leader = facts.pid("leader");
-    assert!(census::Seen::of(leader).is_some_and(|seen| seen.is_alive()));
+    let leader = census::Seen::of(facts.pid("leader")).expect("it is there");
+    assert!(leader.is_alive());
     // USR1 makes the fixture exit by itself; lariat follows.
-    // SAFETY: numbers only; the fixture is alive, it was just looked at.
-    unsafe { libc::kill(leader, libc::SIGUSR1) };
+    leader.signal(libc::SIGUSR1);
     arena.wait_until_empty(PATIENCE);
     arena.finish();
 }

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use lariat_testkit::{Arena, Facts, PATIENCE, Running, Stack, need, needs, net, wait_until};
+use lariat_testkit::{Arena, Facts, PATIENCE, Running, Stack, is_root, need, needs, net, wait_until};
 
 const LARIAT: &str = env!("CARGO_BIN_EXE_lariat");
 
@@ -290,9 +290,7 @@ fn unprivileged(dir: &std::path::Path) -> Vec<&'static str> {
     use std::os::unix::fs::PermissionsExt as _;
     std::fs::create_dir_all(dir).expect("the arena is writable");
     std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o777)).expect("it is ours");
-    // SAFETY: no argument, no memory.
-    let is_root = unsafe { libc::geteuid() } == 0;
-    if is_root { vec!["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"] } else { Vec::new() }
+    if is_root() { vec!["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"] } else { Vec::new() }
 }
 
 #[test]

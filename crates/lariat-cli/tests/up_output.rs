@@ -234,7 +234,7 @@ fn a_full_disk_blocks_and_kills_nobody_and_what_was_dropped_is_counted() {
         lariat.display()
     );
     // SAFETY: no argument, no memory.
-    let who: &[&str] = if unsafe { libc::geteuid() } == 0 { &["-m"] } else { &["-Urm"] };
+    let who: &[&str] = if lariat_testkit::is_root() { &["-m"] } else { &["-Urm"] };
     let probe = arena.command("unshare").args(who).args(["mount", "-t", "tmpfs", "none", "/mnt"]).run();
     if probe.code() != Some(0) {
         return lariat_testkit::needs::skip("no file system can be mounted here");

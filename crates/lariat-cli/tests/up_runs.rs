@@ -38,10 +38,8 @@ fn crash(arena: &Arena, stack: &Stack, up: &lariat_testkit::Running) {
     let keepers = stack.keepers(arena);
     assert!(!keepers.is_empty());
     // Stopped first: no keeper gets to see the other deaths before its own.
-    for pid in keepers.iter().map(|seen| seen.pid).chain([up.pid()]) {
-        // SAFETY: numbers only; all are descendants that nobody has collected.
-        unsafe { libc::kill(pid, libc::SIGSTOP) };
-    }
+    let own = up.seen().expect("it is alive");
+    keepers.iter().chain([&own]).for_each(|seen| seen.signal(libc::SIGSTOP));
     keepers.iter().for_each(Seen::kill);
     up.signal(libc::SIGKILL);
     up.wait();

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use lariat_testkit::{Arena, PATIENCE, Stack, needs, net, wait_until};
+use lariat_testkit::{Arena, PATIENCE, Stack, is_root, needs, net, wait_until};
 
 const LARIAT: &str = env!("CARGO_BIN_EXE_lariat");
 
@@ -86,11 +86,6 @@ fn last_words(text: &'static str) -> Proof {
         let store = String::from_utf8_lossy(&stack.store("server")).into_owned();
         assert!(store.contains(text), "it was not allowed to finish: {store}");
     })
-}
-
-fn is_root() -> bool {
-    // SAFETY: no argument, no memory.
-    unsafe { libc::geteuid() == 0 }
 }
 
 /// Opens a directory and its parents to every user.

@@ -275,3 +275,9 @@ pub fn set_subreaper(is_on: bool) {
     let who = is_on.then(rustix::process::getpid);
     rustix::process::set_child_subreaper(who).expect("the kernel knows child subreapers");
 }
+
+/// Returns whether the tests run as root: some programs then need a user of their own, and only root can give it.
+#[must_use]
+pub fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}

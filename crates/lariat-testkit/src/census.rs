@@ -97,10 +97,17 @@ impl Seen {
 
     /// Sends SIGKILL to this very process; nothing happens when its number belongs to another one by now.
     pub fn kill(&self) {
-        let Some(pid) = Pid::from_raw(self.pid) else { return };
+        self.signal(libc::SIGKILL);
+    }
+
+    /// Sends a signal (by number) to this very process; nothing happens when it is gone or may not be signalled.
+    pub fn signal(&self, signal: i32) {
+        let (Some(pid), Some(signal)) = (Pid::from_raw(self.pid), Signal::from_named_raw(signal)) else {
+            return;
+        };
         let Ok(reference) = pidfd_open(pid, PidfdFlags::empty()) else { return };
         if Self::of(self.pid).is_some_and(|now| now.start == self.start) {
-            let _ = pidfd_send_signal(reference, Signal::KILL);
+            let _ = pidfd_send_signal(reference, signal);
         }
     }
 }

@@ -365,14 +365,7 @@ impl Ending {
     /// When it ended in another way, with everything it said.
     #[track_caller]
     pub fn expect(self, code: i32) -> Self {
-        assert_eq!(
-            self.code(),
-            Some(code),
-            "{:?}\nstdout: {}\nstderr: {}",
-            self.status,
-            self.out(),
-            self.err()
-        );
+        assert_eq!(self.code(), Some(code), "{self:?}");
         self
     }
 }

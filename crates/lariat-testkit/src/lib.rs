@@ -27,15 +27,15 @@ pub mod facts;
 pub mod fixture;
 pub mod needs;
 pub mod net;
+pub mod project;
 pub mod pty;
 pub mod reaper;
-pub mod stack;
 pub mod subject;
 pub mod wait;
 
-pub use arena::Arena;
+pub use arena::{Arena, is_root};
 pub use command::{Command, Ending, Running};
 pub use facts::Facts;
+pub use project::Stack;
 pub use pty::Pty;
-pub use stack::Stack;
 pub use wait::{PATIENCE, wait_until};

@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 /// One thing that happened.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Event {
-    /// Its number in the run, from 1, without gaps.
-    pub number: u64,
+    /// Its place in the run, from 1, without gaps.
+    pub sequence: u64,
     /// When, in microseconds since 1970 UTC.
     pub time: u64,
     /// What.
@@ -299,7 +299,7 @@ impl Sequence {
     /// Returns `kind` as the next event of the run, of the present moment.
     pub fn next(&mut self, kind: EventKind) -> Event {
         self.0 += 1;
-        Event { number: self.0, time: unix_micros(SystemTime::now()), kind }
+        Event { sequence: self.0, time: unix_micros(SystemTime::now()), kind }
     }
 }
 
@@ -344,16 +344,35 @@ mod tests {
         let kind = EventKind::ServiceReady { service: "db".into(), after: Duration::from_millis(1_204) };
         let event = sequence.next(kind);
         let line = serde_json::to_string(&event).unwrap();
-        assert!(line.starts_with("{\"number\":1,\"time\":"), "{line}");
+        assert!(line.starts_with("{\"sequence\":1,\"time\":"), "{line}");
         assert!(line.ends_with("\"event\":\"service-ready\",\"service\":\"db\",\"after\":1.204}"), "{line}");
         assert_eq!(serde_json::from_str::<Event>(&line).unwrap(), event);
-        assert_eq!(sequence.next(EventKind::ShutdownForced).number, 2);
+        assert_eq!(sequence.next(EventKind::ShutdownForced).sequence, 2);
+    }
+
+    /// The fields of what happened lie beside those of the event itself: none may have the name of another.
+    #[test]
+    fn no_field_hides_another() {
+        let phase = || String::from("verify");
+        let took = Duration::from_millis(5);
+        let kinds = [
+            EventKind::PhaseStarted { number: 5, phase: phase() },
+            EventKind::PhaseEnded { number: 5, phase: phase(), took, services: 1, processes: 2 },
+            EventKind::RunStarted { run: "r".into(), stack: "s".into(), root: "/".into(), pid: 1 },
+            EventKind::RestartScheduled { service: "web".into(), after: took, restarts: 1 },
+            EventKind::MemberLeft { service: None, pid: 1, name: "x".into(), reason: "y".into() },
+        ];
+        for kind in kinds {
+            let event = Sequence::default().next(kind);
+            let line = serde_json::to_string(&event).unwrap();
+            assert_eq!(serde_json::from_str::<Event>(&line).unwrap(), event, "{line}");
+        }
     }
 
     #[test]
     fn durations_that_are_none_are_errors() {
         for text in ["-1.0", "1e300", "\"a\""] {
-            let line = format!("{{\"number\":1,\"time\":0,\"event\":\"startup-finished\",\"after\":{text}}}");
+            let line = format!("{{\"sequence\":1,\"time\":0,\"event\":\"startup-finished\",\"after\":{text}}}");
             assert!(serde_json::from_str::<Event>(&line).is_err(), "{text}");
         }
     }

@@ -169,7 +169,7 @@ mod tests {
         let second = subscribers.add().unwrap();
         feed.publish(EventKind::ShutdownLeft);
         assert!(rings(&first) && rings(&second));
-        let number = |next| if let Next::Event(event) = next { event.number } else { 0 };
+        let number = |next| if let Next::Event(event) = next { event.sequence } else { 0 };
         assert_eq!([first.next(), first.next()].map(number), [1, 2]);
         assert_eq!(number(second.next()), 2);
         assert_eq!(first.next(), Next::Nothing);
@@ -188,7 +188,7 @@ mod tests {
             feed.publish(EventKind::ShutdownForced);
         }
         assert_eq!(lazy.next(), Next::Lost(3));
-        assert!(matches!(lazy.next(), Next::Event(event) if event.number == 4));
+        assert!(matches!(lazy.next(), Next::Event(event) if event.sequence == 4));
     }
 
     #[test]

@@ -68,7 +68,7 @@ impl Stack {
     pub fn wait_up(&self, running: &Running, before: usize) {
         wait_until("the stack's being up", PATIENCE, || {
             if let Some(ending) = running.ended(std::time::Duration::ZERO) {
-                panic!("`up` ended: {ending:?}\n{}\n{}", ending.out(), ending.err());
+                panic!("`up` ended: {ending:?}");
             }
             (self.count("startup-finished") > before).then_some(())
         });
