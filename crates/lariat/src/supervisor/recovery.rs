@@ -18,7 +18,7 @@ use lariat_sys::signal::Signal;
 use crate::event::Exit;
 use crate::ledger::journal::read_ends;
 use crate::ledger::lock::{self, LockWait, RunLock};
-use crate::ledger::record::{EndRecord, RunId, RunRecord};
+use crate::ledger::record::{EndRecord, ExitRecord, RunId, RunRecord};
 use crate::ledger::recover::{Clues, Findings, Reach};
 use crate::ledger::store::{self, Loaded};
 use crate::ledger::{LedgerError, StateDir};
@@ -356,10 +356,11 @@ impl Crashed {
 
 /// What a keeper wrote down at its end.
 fn counts(end: &EndRecord) -> ServiceCounts {
-    let exit = end.exit.as_ref().and_then(|exit| match (exit.code, &exit.signal) {
-        (Some(code), _) => Some(Exit::Code(code)),
-        (None, Some(signal)) => Some(Exit::Signal(signal.clone())),
-        (None, None) => None,
+    let exit = end.exit.as_ref().map(|exit| match exit {
+        ExitRecord::Code(code) => Exit::Code(*code),
+        ExitRecord::Signal(number) => Exit::Signal(
+            Signal::from_number(*number).map_or_else(|| number.to_string(), |signal| signal.to_string()),
+        ),
     });
     ServiceCounts {
         cause: "its supervisor died".into(),
