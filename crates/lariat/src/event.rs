@@ -372,7 +372,8 @@ mod tests {
     #[test]
     fn durations_that_are_none_are_errors() {
         for text in ["-1.0", "1e300", "\"a\""] {
-            let line = format!("{{\"sequence\":1,\"time\":0,\"event\":\"startup-finished\",\"after\":{text}}}");
+            let line =
+                format!("{{\"sequence\":1,\"time\":0,\"event\":\"startup-finished\",\"after\":{text}}}");
             assert!(serde_json::from_str::<Event>(&line).is_err(), "{text}");
         }
     }

@@ -23,6 +23,7 @@ const LEAN: &[(&str, &[&str])] =
 /// The floors of the modules of `lariat`. Facts (1) import only what is below; behaviour (2) may import its equals.
 const MODULES: &[(&str, u8)] = &[
     ("clock", 0),
+    ("process", 0),
     ("error", 0),
     ("event", 0),
     ("process", 0),
