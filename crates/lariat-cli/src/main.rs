@@ -13,33 +13,26 @@ mod output;
 mod run;
 mod settings;
 
-use std::ffi::{OsString, c_char, c_int};
+use std::ffi::OsString;
 use std::fs::OpenOptions;
 use std::os::fd::{AsRawFd, IntoRawFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use clap::Parser;
 use clap::error::ErrorKind;
-use lariat_sys::process;
 
 use args::Cli;
 use exit_code::ExitCode;
 use output::{Failure, Output};
 
-/// The entry that the C library calls. Returning from it ends the process with the code.
-// SAFETY: this is the only symbol `main` of the program, since `no_main` leaves out the compiler's own, and it has
-// the type that the C library calls.
-#[cfg_attr(not(test), unsafe(no_mangle))]
-extern "C" fn main(argc: c_int, argv: *const *const c_char) -> c_int {
-    // SAFETY: these are the arguments of `main`, and there is no other thread yet.
-    unsafe { process::remember_argv(argc, argv) };
-    // Before everything else: a keeper needs nothing of what follows, and holds its descriptors in fixed places.
-    lariat_keeper::entry::entry();
-    start()
-}
+#[cfg(not(test))]
+lariat_sys::entry_point!(start);
 
 /// Runs the command and returns the exit code of the process. Never unwinds.
+#[cfg_attr(test, allow(dead_code, reason = "the test harness has a main of its own"))]
 fn start() -> i32 {
+    // Before everything else: a keeper needs nothing of what follows, and holds its descriptors in fixed places.
+    lariat_keeper::entry::entry();
     // A panic has printed its message by itself; what was started is ended by its keepers.
     let code = catch_unwind(AssertUnwindSafe(|| {
         occupy_standard_descriptors();

@@ -141,3 +141,23 @@ pub fn fill_random(mut bytes: &mut [u8]) -> Result<()> {
     }
     Ok(())
 }
+
+/// Defines the program's `main` as the C library calls it, which remembers its arguments ([`remember_argv`]) and returns
+/// what the named function, of type `fn() -> i32`, returns.
+///
+/// For a crate with `#![no_main]`. The standard library's own `main` ignores SIGPIPE for everything that is started
+/// from the program, and costs time before a keeper, which is the same executable, gets to its entry.
+#[macro_export]
+macro_rules! entry_point {
+    ($start:path) => {
+        /// The entry that the C library calls. Returning from it ends the process with the code.
+        // SAFETY: this is the only symbol `main` of the program, since `no_main` leaves out the compiler's own, and it
+        // has the type that the C library calls.
+        #[unsafe(no_mangle)]
+        extern "C" fn main(argc: std::ffi::c_int, argv: *const *const std::ffi::c_char) -> std::ffi::c_int {
+            // SAFETY: these are the arguments of `main`, and there is no other thread yet.
+            unsafe { $crate::process::remember_argv(argc, argv) };
+            $start()
+        }
+    };
+}

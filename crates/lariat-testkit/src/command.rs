@@ -4,6 +4,7 @@
 //! so that a test may read it while the program runs.
 
 use std::ffi::{OsStr, OsString};
+use std::fmt;
 use std::fs::{self, File};
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::{Path, PathBuf};
@@ -323,7 +324,6 @@ impl Running {
 }
 
 /// How a program ended.
-#[derive(Debug)]
 pub struct Ending {
     status: ExitStatus,
     /// What it wrote to standard output.
@@ -332,6 +332,12 @@ pub struct Ending {
     pub stderr: Vec<u8>,
     /// From its start to the moment its end was noticed.
     pub took: Duration,
+}
+
+impl fmt::Debug for Ending {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} after {:?}\nstdout: {}\nstderr: {}", self.status, self.took, self.out(), self.err())
+    }
 }
 
 impl Ending {

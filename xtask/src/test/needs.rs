@@ -13,16 +13,23 @@ use anyhow::{Context as _, Result, bail, ensure};
 use super::{Outcome, Session, is_root};
 use crate::commands;
 
-/// The list: `debian NAME`, `pypi NAME==VERSION` or `npm NAME@VERSION` per line, each with a `# reason`.
+/// The list: `debian NAME`, `pypi NAME==VERSION` or `npm NAME@VERSION` per line, each with a `# PROGRAM: reason`.
 const LIST: &str = "crates/lariat-testkit/needs.txt";
 /// Longest time for one package manager.
 const INSTALL_LIMIT: Duration = Duration::from_secs(15 * 60);
 /// Keeps a package from starting the server it brings. Looked at by Debian's maintainer scripts.
 const START_POLICY: &str = "/usr/sbin/policy-rc.d";
 
+/// A Debian package and the program that it is wanted for.
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct Package {
+    name: String,
+    program: String,
+}
+
 #[derive(Clone, Default, PartialEq, Eq, Debug)]
 struct Needs {
-    debian: Vec<String>,
+    debian: Vec<Package>,
     pypi: Vec<String>,
     npm: Vec<String>,
 }
@@ -43,7 +50,7 @@ pub(super) fn run(session: &Session) -> Result<Outcome> {
     };
     let mut needs = Needs::parse(&list)?;
     if !needs.pypi.is_empty() && !has_venv() {
-        needs.debian.push("python3-venv".to_owned());
+        needs.debian.push(Package { name: "python3-venv".to_owned(), program: "python3-venv".to_owned() });
     }
     let mut outcome = Outcome::default();
     outcome.add(debian(&needs.debian)?);
@@ -58,26 +65,31 @@ impl Needs {
         for (number, line) in list.lines().enumerate() {
             let (need, reason) = line.split_once('#').unwrap_or((line, ""));
             let words: Vec<&str> = need.split_whitespace().collect();
-            let names = match words.as_slice() {
-                [] => continue,
-                ["debian", _] => &mut needs.debian,
-                ["pypi", spec] if spec.contains("==") => &mut needs.pypi,
-                ["npm", spec] if spec.len() > 1 && spec[1..].contains('@') => &mut needs.npm,
+            if words.is_empty() {
+                continue;
+            }
+            let program = reason.split_once(':').map_or(reason, |(program, _)| program).trim();
+            ensure!(!program.is_empty(), "{LIST}:{}: no `# reason`", number + 1);
+            match *words {
+                ["debian", name] => {
+                    needs.debian.push(Package { name: name.to_owned(), program: program.to_owned() });
+                }
+                ["pypi", spec] if spec.contains("==") => needs.pypi.push(spec.to_owned()),
+                ["npm", spec] if spec.len() > 1 && spec[1..].contains('@') => needs.npm.push(spec.to_owned()),
                 _ => bail!(
                     "{LIST}:{}: `{line}` is not `debian NAME`, `pypi NAME==VER` or `npm NAME@VER`",
                     number + 1
                 ),
-            };
-            ensure!(!reason.trim().is_empty(), "{LIST}:{}: no `# reason`", number + 1);
-            names.push(words[1].to_owned());
+            }
         }
         Ok(needs)
     }
 }
 
-fn debian(names: &[String]) -> Result<Outcome> {
-    let missing: Vec<&String> = names.iter().filter(|name| !has_package(name)).collect();
-    let present = u32::try_from(names.len() - missing.len())?;
+fn debian(packages: &[Package]) -> Result<Outcome> {
+    let missing: Vec<&str> =
+        packages.iter().filter(|package| !is_there(package)).map(|p| p.name.as_str()).collect();
+    let present = u32::try_from(packages.len() - missing.len())?;
     let mut outcome = Outcome { passed: present, ..Outcome::default() };
     if missing.is_empty() {
         return Ok(outcome);
@@ -91,19 +103,19 @@ fn debian(names: &[String]) -> Result<Outcome> {
     let _policy = StartPolicy::forbid()?;
     apt_get(&["update"])?;
     let mut args = vec!["install", "--yes", "--no-install-recommends"];
-    args.extend(missing.iter().map(|name| name.as_str()));
+    args.extend(&missing);
     apt_get(&args)?;
     outcome.passed += u32::try_from(missing.len())?;
     Ok(outcome)
 }
 
 /// Whether a package is there, or its program from elsewhere: another build of Node conflicts with Debian's npm.
-fn has_package(name: &str) -> bool {
+fn is_there(package: &Package) -> bool {
     let mut query = Command::new("dpkg-query");
-    query.args(["--show", "--showformat=${db:Status-Status}", name]);
+    query.args(["--show", "--showformat=${db:Status-Status}", &package.name]);
     let installed = commands::output(&mut query, Duration::from_secs(30));
     installed.is_ok_and(|(status, text)| status.success() && text.trim() == "installed")
-        || commands::is_installed(name)
+        || commands::is_installed(&package.program)
 }
 
 fn apt_get(args: &[&str]) -> Result<()> {
@@ -201,9 +213,9 @@ mod tests {
 
     #[test]
     fn a_list_is_read_by_kind() {
-        let list = "# what and why\n\ndebian tini # a peer\npypi gunicorn==23.0.0 # forks workers\nnpm @a/b@1.2.3 # c\n";
+        let list = "# what and why\n\ndebian nginx-light # nginx: a server\npypi gunicorn==23.0.0 # forks workers\nnpm @a/b@1.2.3 # c\n";
         let needs = Needs::parse(list).unwrap();
-        assert_eq!(needs.debian, ["tini"]);
+        assert_eq!(needs.debian, [Package { name: "nginx-light".to_owned(), program: "nginx".to_owned() }]);
         assert_eq!(needs.pypi, ["gunicorn==23.0.0"]);
         assert_eq!(needs.npm, ["@a/b@1.2.3"]);
     }
@@ -217,7 +229,9 @@ mod tests {
 
     #[test]
     fn a_program_from_elsewhere_counts_as_its_package() {
-        assert!(has_package("sh"));
-        assert!(!has_package("no-such-package"));
+        let package =
+            |program: &str| Package { name: "no-such-package".to_owned(), program: program.to_owned() };
+        assert!(is_there(&package("sh")));
+        assert!(!is_there(&package("no-such-program")));
     }
 }

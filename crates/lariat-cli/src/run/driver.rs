@@ -36,7 +36,7 @@ const FAULTS: [Signal; 7] =
 ///
 /// # Errors
 /// [`RunError`] when the command could not be started; nothing is left then.
-pub fn run(options: &RunOptions) -> Result<Ending, RunError> {
+pub(crate) fn run(options: &RunOptions) -> Result<Ending, RunError> {
     let own = |step| move |errno: Errno| RunError::Own { step, errno: errno.raw_os_error() };
     let before = before();
     let mut ties = Ties { terminal: files::open_tty().ok(), ..Ties::default() };

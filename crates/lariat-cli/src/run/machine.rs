@@ -19,7 +19,7 @@ use lariat_sys::signal::Signal;
 
 /// A sent signal counts as the next one only this long after the last that counted: closing a terminal, `timeout` and
 /// nested runs send two at once, and the grace period has to survive that.
-pub const NEXT_COUNTS_AFTER: Duration = Duration::from_secs(1);
+pub(crate) const NEXT_COUNTS_AFTER: Duration = Duration::from_secs(1);
 /// A keeper that has not come to its end so long after the last kill pass could have begun is broken: it is killed, and
 /// its orphans are ended from here.
 const KEEPER_OVERDUE: Duration = KILL_LIMIT.saturating_add(Duration::from_secs(5));
@@ -30,7 +30,7 @@ const TYPED_WITHIN: Duration = Duration::from_secs(1);
 
 /// What happened.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Event {
+pub(crate) enum Event {
     /// A signal that asks to end: INT, TERM, HUP or QUIT.
     Ask {
         /// Which.
@@ -62,7 +62,7 @@ pub enum Event {
 
 /// What to do.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Action {
+pub(crate) enum Action {
     /// Tell the keeper.
     Order(Order),
     /// Stop as the command did, so that the shell sees a stopped job.
@@ -79,7 +79,7 @@ pub enum Action {
 
 /// How `lariat run` exits.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Ending {
+pub(crate) enum Ending {
     /// With this code.
     Code(u8),
     /// By this signal.
@@ -93,7 +93,7 @@ pub enum Ending {
 /// Death by INT or QUIT is passed on as that death, because shells look at it (a loop in a script ends with the
 /// command that was interrupted); every other signal becomes 128 + n.
 #[must_use]
-pub fn ending(end: &End) -> Ending {
+pub(crate) fn ending(end: &End) -> Ending {
     match end.exit {
         Some(Exit::Code(0)) | None if end.left > 0 => Ending::Left(end.left),
         None => Ending::Code(125),
@@ -105,7 +105,7 @@ pub fn ending(end: &End) -> Ending {
 
 /// Returns 128 + n, as shells do.
 #[must_use]
-pub fn code_of(signal: Signal) -> u8 {
+pub(crate) fn code_of(signal: Signal) -> u8 {
     u8::try_from(128 + signal.number()).unwrap_or(u8::MAX)
 }
 
@@ -119,7 +119,7 @@ enum Stage {
 
 /// The machine of one `lariat run`.
 #[derive(Debug)]
-pub struct Machine {
+pub(crate) struct Machine {
     grace: Duration,
     hears_hangup: bool,
     stage: Stage,
@@ -132,7 +132,7 @@ impl Machine {
     /// Begins with a command that was just started. `hears_hangup` is false where HUP was ignored when lariat began
     /// (`nohup`).
     #[must_use]
-    pub fn new(grace: Duration, hears_hangup: bool) -> Self {
+    pub(crate) fn new(grace: Duration, hears_hangup: bool) -> Self {
         Self {
             grace,
             hears_hangup,
@@ -144,7 +144,7 @@ impl Machine {
     }
 
     /// Takes one event and returns what to do, in order.
-    pub fn step(&mut self, now: Instant, event: Event) -> Vec<Action> {
+    pub(crate) fn step(&mut self, now: Instant, event: Event) -> Vec<Action> {
         match event {
             Event::Ask { signal: Signal::HUP, .. } | Event::TerminalClosed if !self.hears_hangup => {
                 Vec::new()
@@ -181,7 +181,7 @@ impl Machine {
 
     /// Returns when to come back with [`Event::Woke`], if nothing happens before.
     #[must_use]
-    pub fn wake_at(&self) -> Option<Instant> {
+    pub(crate) fn wake_at(&self) -> Option<Instant> {
         self.overdue_at
     }
 

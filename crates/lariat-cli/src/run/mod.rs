@@ -18,30 +18,30 @@ use std::time::Duration;
 use lariat_keeper::stop::{StopPlan, StopScope};
 use lariat_sys::signal::Signal;
 
-pub use driver::run;
-pub use machine::Ending;
+pub(crate) use driver::run;
+pub(crate) use machine::Ending;
 
 /// What `lariat run` was asked for.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct RunOptions {
+pub(crate) struct RunOptions {
     /// The command and its arguments; never empty.
-    pub command: Vec<OsString>,
+    pub(crate) command: Vec<OsString>,
     /// How long the command has after the stop signal.
-    pub grace: Duration,
+    pub(crate) grace: Duration,
     /// The stop signal.
-    pub signal: Signal,
+    pub(crate) signal: Signal,
     /// Who is told first.
-    pub scope: StopScope,
+    pub(crate) scope: StopScope,
     /// Standard input is the lifeline: its end ends everything, and the command gets `/dev/null`.
-    pub has_lifeline: bool,
+    pub(crate) has_lifeline: bool,
     /// The death of the process that called lariat ends everything.
-    pub dies_with_parent: bool,
+    pub(crate) dies_with_parent: bool,
 }
 
 impl RunOptions {
     /// Returns the options of a plain `lariat run -- command`.
     #[must_use]
-    pub fn new(command: Vec<OsString>) -> Self {
+    pub(crate) fn new(command: Vec<OsString>) -> Self {
         let StopPlan { signal, scope, grace } = StopPlan::default();
         Self { command, grace, signal, scope, has_lifeline: false, dies_with_parent: false }
     }
@@ -49,7 +49,7 @@ impl RunOptions {
 
 /// Why there was no command to end.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum RunError {
+pub(crate) enum RunError {
     /// The program is not there: code 127.
     NotFound,
     /// The program is there and cannot be executed, for this reason: code 126.

@@ -11,19 +11,19 @@ const LIFELINE_READ: usize = 4096;
 
 /// The ties of one run. Each is gone once it was cut.
 #[derive(Debug, Default)]
-pub struct Ties {
+pub(crate) struct Ties {
     /// The controlling terminal. A background or stopped process group gets no HUP from the kernel when it closes, so
     /// it is polled.
-    pub terminal: Option<OwnedFd>,
+    pub(crate) terminal: Option<OwnedFd>,
     /// Standard input, kept out of the command's reach.
-    pub lifeline: Option<OwnedFd>,
+    pub(crate) lifeline: Option<OwnedFd>,
     /// The process that called us.
-    pub caller: Option<PidFd>,
+    pub(crate) caller: Option<PidFd>,
 }
 
 /// Which tie was cut.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Cut {
+pub(crate) enum Cut {
     /// The terminal was closed.
     Terminal,
     /// Nobody holds the other end of the lifeline any more.
@@ -37,7 +37,7 @@ impl Ties {
     ///
     /// # Errors
     /// What pidfd_open(2) gave.
-    pub fn hold_caller(&mut self) -> lariat_sys::Result<bool> {
+    pub(crate) fn hold_caller(&mut self) -> lariat_sys::Result<bool> {
         let parent = process::parent_pid();
         match PidFd::open_pid(parent) {
             Ok(pidfd) => self.caller = Some(pidfd),
@@ -49,14 +49,14 @@ impl Ties {
     }
 
     /// Returns the descriptors that the ties hold.
-    pub fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+    pub(crate) fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         let (terminal, lifeline) =
             (self.terminal.as_ref().map(AsFd::as_fd), self.lifeline.as_ref().map(AsFd::as_fd));
         [terminal, lifeline, self.caller.as_ref().map(AsFd::as_fd)].into_iter().flatten()
     }
 
     /// Adds what is to be polled, in an order that [`Self::cut`] knows.
-    pub fn poll<'a>(&'a self, fds: &mut Vec<PollFd<'a>>) {
+    pub(crate) fn poll<'a>(&'a self, fds: &mut Vec<PollFd<'a>>) {
         for tie in [
             self.terminal.as_ref().map(|t| PollFd::new(t, PollFlags::empty())),
             self.lifeline.as_ref().map(|l| PollFd::new(l, PollFlags::IN)),
@@ -67,7 +67,7 @@ impl Ties {
     }
 
     /// Takes what poll(2) said of the descriptors that [`Self::poll`] added, and returns what was cut, once each.
-    pub fn cut(&mut self, revents: &[PollFlags]) -> Vec<Cut> {
+    pub(crate) fn cut(&mut self, revents: &[PollFlags]) -> Vec<Cut> {
         let mut cut = Vec::new();
         let mut revents = revents.iter().copied();
         let mut next = |is_there: bool| {
@@ -106,7 +106,7 @@ impl Ties {
 ///
 /// # Errors
 /// What dup(2) gave; `EBADF` where standard input is closed.
-pub fn take_stdin() -> lariat_sys::Result<OwnedFd> {
+pub(crate) fn take_stdin() -> lariat_sys::Result<OwnedFd> {
     let lifeline = std::io::stdin().as_fd().try_clone_to_owned();
     let lifeline = lifeline.map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::BADF))?;
     files::replace_stream(files::dev_null()?, 0)?;

@@ -344,6 +344,41 @@ pub unsafe fn fork() -> Result<Option<Forked>> {
     }
 }
 
+/// As [`fork`], for a process that has one thread; checked, so no caller has to promise it.
+///
+/// # Errors
+/// [`Errno::BUSY`] where there are more threads; otherwise as [`fork`].
+pub fn fork_alone() -> Result<Option<Forked>> {
+    // A task directory has two links of its own and one for each thread.
+    let threads = rustix::fs::stat("/proc/self/task")?.st_nlink.saturating_sub(2);
+    if threads != 1 {
+        return Err(Errno::BUSY);
+    }
+    // SAFETY: this is the only thread, and only it could start another.
+    unsafe { fork() }
+}
+
+/// Slots that [`inherit`] gave out, a bit each.
+static INHERITED: AtomicU64 = AtomicU64::new(0);
+
+/// Takes a descriptor that our parent placed in this slot (3 to 63) by [`SpawnOptions::fds`], if it is open, and makes
+/// it close-on-exec. Each slot can be taken once.
+///
+/// Call it before anything in the process opens descriptors: what is found in a slot is taken for the parent's.
+pub fn inherit(slot: RawFd) -> Option<OwnedFd> {
+    let bit = u32::try_from(slot).ok().filter(|slot| (3..64).contains(slot)).map(|slot| 1_u64 << slot)?;
+    // SAFETY: fcntl(2) with F_SETFD takes integers, and fails for a descriptor that is not open.
+    if unsafe { libc::fcntl(slot, libc::F_SETFD, libc::FD_CLOEXEC) } < 0 {
+        return None;
+    }
+    if INHERITED.fetch_or(bit, Ordering::Relaxed) & bit != 0 {
+        return None;
+    }
+    // SAFETY: the descriptor is open, the parent put it there for us by the caller's word, and the bit says that
+    // nobody was given it before.
+    Some(unsafe { OwnedFd::from_raw_fd(slot) })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -401,39 +436,4 @@ mod tests {
             assert_eq!(SpawnStep::from_number(number), None);
         }
     }
-}
-
-/// As [`fork`], for a process that has one thread; checked, so no caller has to promise it.
-///
-/// # Errors
-/// [`Errno::BUSY`] where there are more threads; otherwise as [`fork`].
-pub fn fork_alone() -> Result<Option<Forked>> {
-    // A task directory has two links of its own and one for each thread.
-    let threads = rustix::fs::stat("/proc/self/task")?.st_nlink.saturating_sub(2);
-    if threads != 1 {
-        return Err(Errno::BUSY);
-    }
-    // SAFETY: this is the only thread, and only it could start another.
-    unsafe { fork() }
-}
-
-/// Slots that [`inherit`] gave out, a bit each.
-static INHERITED: AtomicU64 = AtomicU64::new(0);
-
-/// Takes a descriptor that our parent placed in this slot (3 to 63) by [`SpawnOptions::fds`], if it is open, and makes
-/// it close-on-exec. Each slot can be taken once.
-///
-/// Call it before anything in the process opens descriptors: what is found in a slot is taken for the parent's.
-pub fn inherit(slot: RawFd) -> Option<OwnedFd> {
-    let bit = u32::try_from(slot).ok().filter(|slot| (3..64).contains(slot)).map(|slot| 1_u64 << slot)?;
-    // SAFETY: fcntl(2) with F_SETFD takes integers, and fails for a descriptor that is not open.
-    if unsafe { libc::fcntl(slot, libc::F_SETFD, libc::FD_CLOEXEC) } < 0 {
-        return None;
-    }
-    if INHERITED.fetch_or(bit, Ordering::Relaxed) & bit != 0 {
-        return None;
-    }
-    // SAFETY: the descriptor is open, the parent put it there for us by the caller's word, and the bit says that
-    // nobody was given it before.
-    Some(unsafe { OwnedFd::from_raw_fd(slot) })
 }
