@@ -235,10 +235,19 @@ impl Driver {
         if is_changed && end.is_none() {
             end = self.handle(Event::Reaped);
         }
-        if is_changed && end.is_none() && self.lineage.is_empty() {
-            end = self.handle(Event::Empty);
+        if end.is_none() && is_changed {
+            end = self.look_for_the_end();
         }
         end
+    }
+
+    /// Sees that nobody is left without walking: no child but the leader's zombie means no living descendant.
+    fn look_for_the_end(&mut self) -> Option<End> {
+        if self.is_leader_reaped {
+            return if self.lineage.is_empty() { self.handle(Event::Empty) } else { None };
+        }
+        let is_last = self.leader_exit.is_some() && self.lineage.is_without_orphans();
+        if is_last { self.handle(Event::Walked { members: &[], took: Duration::ZERO }) } else { None }
     }
 
     fn look_at_leader(&mut self) -> Option<End> {
