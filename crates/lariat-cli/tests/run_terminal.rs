@@ -337,7 +337,7 @@ fn two_under_one_runner_both_end_and_the_runner_hears_it() {
     let python = need!("python3");
     both(|shell, prefix| {
         let (one, two) = (shell.arena.facts("one"), shell.arena.facts("two"));
-        let program = "import subprocess,sys\n\
+        let program = "import os,subprocess,sys\n\
                        import signal\n\
                        signal.signal(signal.SIGINT, lambda *a: os.write(1, b'hea' + b'rd '))\n\
                        a = [subprocess.Popen(['/bin/bash','-c','exec '+c]) for c in sys.argv[1:]]\n\
