@@ -99,12 +99,17 @@ impl Driver {
     ///
     /// Blocks for as long as the service lives. Once a stop has begun it is bounded by the grace period and
     /// [`crate::stop::KILL_LIMIT`].
-    pub fn run(mut self) -> End {
+    /// `before_the_wait` is called once, when everything about the start is done.
+    pub fn run(mut self, before_the_wait: impl FnOnce()) -> End {
         self.say(&Notice::Started { leader: self.leader });
         let mut end = None;
         if self.parts.supervisor.is_none() {
             end = self.supervisor_gone();
         }
+        if end.is_none() {
+            end = self.turn();
+        }
+        before_the_wait();
         while end.is_none() {
             end = self.turn();
         }
