@@ -15,6 +15,7 @@
 //! configuration; a label is all it knows of a service's name.
 
 pub mod client;
+pub mod clock;
 pub mod contain;
 pub mod driver;
 pub mod ending;

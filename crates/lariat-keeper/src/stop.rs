@@ -19,6 +19,8 @@ use std::time::{Duration, Instant};
 use lariat_sys::identity::Identity;
 use lariat_sys::signal::Signal;
 
+use crate::clock::later;
+
 /// How long the first to be told have before the rest is told as well.
 pub const STAGE_DELAY: Duration = Duration::from_secs(1);
 /// When those who were told and are still there are examined for being interactive shells.
@@ -226,7 +228,7 @@ impl StopMachine {
             plan,
             start,
             phase: Phase::Begin,
-            grace_end: now.instant + plan.grace,
+            grace_end: later(now.instant, plan.grace),
             told: HashSet::new(),
             roster: HashSet::new(),
             waiting: Vec::new(),

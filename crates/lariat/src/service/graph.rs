@@ -134,7 +134,7 @@ impl Graph {
         for place in self.order.iter().copied() {
             let below = self.before[place].iter().map(|(other, _)| *other).max_by_key(|other| best[*other].0);
             let sum = below.map_or(Duration::ZERO, |other| best[other].0);
-            best[place] = (sum + grace(place), below);
+            best[place] = (sum.saturating_add(grace(place)), below);
         }
         let mut next = self.order.iter().copied().rev().max_by_key(|place| best[*place].0);
         let total = next.map_or(Duration::ZERO, |place| best[place].0);

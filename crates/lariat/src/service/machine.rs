@@ -21,6 +21,7 @@
 
 use std::time::{Duration, Instant};
 
+use lariat_keeper::clock::later;
 use lariat_sys::reap::Exit;
 
 use super::restart::{self, History, Outcome, Verdict};
@@ -460,7 +461,7 @@ impl Machine {
             actions.push(Action::DropReadiness);
         }
         self.state = State::Stopping;
-        self.end_grace_by(now + grace);
+        self.end_grace_by(later(now, grace));
         actions.push(Action::OrderStop { grace });
         actions
     }
@@ -505,7 +506,7 @@ impl Machine {
         self.cause = Some(Cause::Exited(exit));
         self.state = State::Closing;
         // The keeper begins to stop the stragglers by itself, with the service's own grace period.
-        self.end_grace_by(now + self.policy.stop.grace);
+        self.end_grace_by(later(now, self.policy.stop.grace));
         if was_up && !self.is_ready { vec![Action::DropReadiness] } else { Vec::new() }
     }
 

@@ -373,3 +373,14 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_grace_period_without_end_is_no_panic_and_can_be_cut() {
+    let mut policy = policy(RestartWhen::No);
+    policy.stop.grace = Duration::MAX;
+    let mut bench = Bench::new(policy).steps(&UP);
+    let stop = Event::Stop { grace: Duration::MAX };
+    assert!(bench.step(stop).contains(&Action::OrderStop { grace: Duration::MAX }));
+    bench.step(Event::Kill);
+    assert_eq!(bench.machine.wake_at(), Some(bench.now + KEEPER_SILENCE_MAX));
+}

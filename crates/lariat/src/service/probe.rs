@@ -6,6 +6,8 @@
 
 use std::time::{Duration, Instant};
 
+use lariat_keeper::clock::later;
+
 use super::spec::ReadySpec;
 
 /// One attempt lasts no longer than this; a server that compiles on its first request needs more than a moment.
@@ -78,7 +80,7 @@ impl ProbeMachine {
     }
 
     fn new(spec: &ReadySpec, now: Instant, state: State) -> Self {
-        Self { every: spec.every.max(EVERY_MIN), give_up_at: now + spec.timeout, state }
+        Self { every: spec.every.max(EVERY_MIN), give_up_at: later(now, spec.timeout), state }
     }
 
     /// Returns when to come back with [`ProbeEvent::Woke`]; `None` when it is over.
@@ -123,7 +125,7 @@ impl ProbeMachine {
     }
 
     fn pause(&mut self, now: Instant) {
-        self.state = State::Pause { until: now + self.every };
+        self.state = State::Pause { until: later(now, self.every) };
     }
 
     /// Does what has become due with the time alone.

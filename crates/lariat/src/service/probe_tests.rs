@@ -121,3 +121,13 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn times_without_end_are_no_panic() {
+    let t = Instant::now();
+    let endless = ReadySpec { timeout: Duration::MAX, every: Duration::MAX, ..spec(1, 1) };
+    let mut probe = ProbeMachine::attempting(&endless, t);
+    assert_eq!(probe.step(t, Woke), [Attempt { deadline: t + ATTEMPT_MAX }]);
+    assert_eq!(probe.step(t, Failed), []);
+    assert!(probe.wake_at().is_some_and(|at| at > t + ATTEMPT_MAX));
+}

@@ -18,6 +18,7 @@
 
 use std::time::{Duration, Instant};
 
+use lariat_keeper::clock::later;
 use lariat_sys::signal::Signal;
 
 use crate::service::graph::{Graph, Place};
@@ -357,8 +358,9 @@ impl Plan {
         }
         self.stage = Stage::Services;
         self.began_at = Some(now);
-        self.deadline = Some(now + self.budget);
-        self.hard_end = Some(now + self.budget + KILL_WITHIN);
+        let deadline = later(now, self.budget);
+        self.deadline = Some(deadline);
+        self.hard_end = Some(deadline + KILL_WITHIN);
         actions.extend([Action::Begin(why), Action::PhaseBegan(Phase::Graceful)]);
     }
 
@@ -417,7 +419,7 @@ impl Plan {
                     if grace.is_zero() {
                         self.kill(now, place, actions);
                     } else {
-                        self.nodes[place] = Node::Told { kill_at: now + grace };
+                        self.nodes[place] = Node::Told { kill_at: later(now, grace) };
                         actions.push(Action::Stop { place, grace });
                     }
                 }

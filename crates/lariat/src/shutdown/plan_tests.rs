@@ -269,3 +269,13 @@ fn a_stack_with_nothing_alive_goes_straight_to_the_last_look() {
     assert!(matches!(actions.last(), Some(Action::EndOrphans { .. })));
     assert_eq!(Phase::ALL.map(Phase::number), [1, 2, 3, 4, 5]);
 }
+
+#[test]
+fn a_stack_without_a_deadline_stops_and_can_be_forced() {
+    let mut plan = Plan::new(graph(&[&[]]), vec![Duration::MAX], Duration::MAX);
+    let now = Instant::now();
+    plan.step(now, Event::Spawned(0));
+    let actions = plan.step(now, Event::Begin(Why::Asked));
+    assert!(actions.iter().any(|action| matches!(action, Action::Stop { place: 0, .. })), "{actions:?}");
+    assert!(plan.step(now, Event::Force).contains(&Action::Kill(0)));
+}

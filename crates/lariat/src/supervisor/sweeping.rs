@@ -3,6 +3,7 @@
 
 use std::time::{Duration, Instant};
 
+use lariat_keeper::clock::later;
 use lariat_keeper::contain::lineage::Lineage;
 use lariat_keeper::ending::Ending;
 use lariat_keeper::stop::{StopPlan, StopScope};
@@ -91,7 +92,7 @@ impl Driver {
 
     pub(super) fn cut_sweep(&mut self, now: Instant, grace: Duration) {
         if let Some(sweep) = &mut self.sweep {
-            let at = now + grace;
+            let at = later(now, grace);
             sweep.hurry_at = Some(sweep.hurry_at.map_or(at, |sooner| sooner.min(at)));
             self.turn_sweep(now);
         }
