@@ -3,8 +3,9 @@
 use std::ops::Range;
 use std::time::Duration;
 
-use lariat::service::spec::{Endpoint, READY_EVERY_DEFAULT, READY_TIMEOUT_DEFAULT, ReadyCheck, ReadySpec};
-use regex::bytes::Regex;
+use lariat::service::spec::{
+    Endpoint, Pattern, PatternError, READY_EVERY_DEFAULT, READY_TIMEOUT_DEFAULT, ReadyCheck, ReadySpec,
+};
 use toml::de::{DeTable, DeValue};
 
 use super::node::{self, Keys, Node};
@@ -170,7 +171,7 @@ fn log(found: &Node<'_>, sink: &mut Sink) -> Option<ReadyCheck> {
         .help("write a part of the line that the service prints when it is ready: `log = \"listening on\"`");
         return None;
     }
-    match Regex::new(text.value) {
+    match Pattern::new(text.value) {
         Ok(pattern) => Some(ReadyCheck::Log(pattern)),
         Err(error) => {
             bad_pattern(&text, &error, sink);
@@ -179,17 +180,17 @@ fn log(found: &Node<'_>, sink: &mut Sink) -> Option<ReadyCheck> {
     }
 }
 
-fn bad_pattern(text: &At<&str>, error: &regex::Error, sink: &mut Sink) {
+fn bad_pattern(text: &At<&str>, error: &PatternError, sink: &mut Sink) {
     let parsed = regex_syntax::ParserBuilder::new().utf8(false).build().parse(text.value);
-    let (reason, place) = match (parsed, error) {
-        (Err(regex_syntax::Error::Parse(error)), _) => (error.kind().to_string(), Some(*error.span())),
-        (Err(regex_syntax::Error::Translate(error)), _) => (error.kind().to_string(), Some(*error.span())),
+    let (reason, place) = match parsed {
+        Err(regex_syntax::Error::Parse(error)) => (error.kind().to_string(), Some(*error.span())),
+        Err(regex_syntax::Error::Translate(error)) => (error.kind().to_string(), Some(*error.span())),
         _ => ("not a regular expression".to_owned(), None),
     };
     let inside = |offset| node::inside(&sink.source().text, &text.span, text.value, offset);
     let place = place.and_then(|place| inside(place.start.offset).zip(inside(place.end.offset)));
     let span: Range<usize> = place.map_or(text.span.clone(), |(start, end)| start..end.max(start + 1));
-    let is_syntax = !matches!(error, regex::Error::CompiledTooBig(_));
+    let is_syntax = matches!(error, PatternError::Syntax(_));
     let error = sink.error(Code::Pattern, "the pattern is not a regular expression", span, reason);
     if is_syntax {
         error.help("a `\\` makes a character stand for itself, and single quotes keep it: `'\\(ready\\)'`");

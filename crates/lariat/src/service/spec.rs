@@ -70,7 +70,7 @@ impl fmt::Display for ServiceName {
 }
 
 /// A whole stack.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct StackSpec {
     /// Shown to people; by default the name of the project's directory.
     pub name: String,
@@ -83,7 +83,7 @@ pub struct StackSpec {
 }
 
 /// One service.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ServiceSpec {
     /// Unique in its stack.
     pub name: ServiceName,
@@ -171,7 +171,7 @@ pub enum Condition {
 }
 
 /// When a service counts as ready.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ReadySpec {
     /// What is looked at.
     pub check: ReadyCheck,
@@ -182,7 +182,7 @@ pub struct ReadySpec {
 }
 
 /// What readiness is seen by.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub enum ReadyCheck {
     /// A connection is accepted.
     Tcp(Endpoint),
@@ -196,8 +196,58 @@ pub enum ReadyCheck {
         path: String,
     },
     /// A line of the service's output matches.
-    Log(regex::bytes::Regex),
+    Log(Pattern),
 }
+
+/// A regular expression that lines of output are searched for: any bytes, with Unicode classes where the text is UTF-8.
+/// Searching takes time linear in the line, whatever the pattern.
+#[derive(Clone, Debug)]
+pub struct Pattern(regex::bytes::Regex);
+
+/// Why a text is not a pattern.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum PatternError {
+    /// It is not a regular expression. The text says where and why, on several lines.
+    #[error("{0}")]
+    Syntax(String),
+    /// It needs more memory than a pattern may have, usually because of a large number in `{…}`.
+    #[error("the pattern needs more than {0} bytes of memory")]
+    TooLarge(usize),
+}
+
+impl Pattern {
+    /// Compiles a pattern.
+    ///
+    /// # Errors
+    /// [`PatternError`] for what is not a regular expression, and for one that is too large.
+    pub fn new(text: &str) -> Result<Self, PatternError> {
+        regex::bytes::Regex::new(text).map(Self).map_err(|error| match error {
+            regex::Error::CompiledTooBig(limit) => PatternError::TooLarge(limit),
+            error => PatternError::Syntax(error.to_string()),
+        })
+    }
+
+    /// Returns whether it matches anywhere in `bytes`.
+    #[must_use]
+    pub fn is_match(&self, bytes: &[u8]) -> bool {
+        self.0.is_match(bytes)
+    }
+
+    /// Returns the text that it was made of.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        self.0.as_str()
+    }
+}
+
+/// Two patterns of one text are equal.
+impl PartialEq for Pattern {
+    fn eq(&self, other: &Self) -> bool {
+        self.as_str() == other.as_str()
+    }
+}
+
+impl Eq for Pattern {}
 
 /// Where a probe connects. Names are never looked up: `localhost` means both loopback addresses.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -253,4 +303,19 @@ pub enum RestartWhen {
     OnFailure,
     /// Every one.
     Always,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patterns_search_bytes_and_say_why_they_are_none() {
+        let pattern = Pattern::new("ready in \\d+").unwrap();
+        assert!(pattern.is_match(b"\xff ready in 35 ms") && !pattern.is_match(b"ready in no time"));
+        assert!(
+            matches!(Pattern::new("("), Err(PatternError::Syntax(reason)) if reason.contains("unclosed"))
+        );
+        assert!(matches!(Pattern::new("(\\w{500}){500}"), Err(PatternError::TooLarge(_))));
+    }
 }

@@ -12,10 +12,9 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 
 use lariat_sys::Errno;
-use regex::bytes::Regex;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 
-use crate::service::spec::{Endpoint, ReadyCheck};
+use crate::service::spec::{Endpoint, Pattern, ReadyCheck};
 
 /// The longest response head that is read, in bytes.
 const HEAD_MAX: usize = 16 * 1024;
@@ -241,7 +240,7 @@ fn send(socket: &OwnedFd, bytes: &[u8]) -> Result<usize, Errno> {
 #[derive(Debug)]
 pub(super) struct Search {
     store: File,
-    pattern: Regex,
+    pattern: Pattern,
     /// What was read and is no whole line yet.
     rest: Vec<u8>,
     /// How far the store was read.
@@ -250,7 +249,7 @@ pub(super) struct Search {
 
 impl Search {
     /// Begins at `from`, the end of the store when the service was started.
-    pub(super) fn begin(store: File, pattern: Regex, from: u64) -> Self {
+    pub(super) fn begin(store: File, pattern: Pattern, from: u64) -> Self {
         Self { store, pattern, rest: Vec::new(), at: from }
     }
 

@@ -115,7 +115,7 @@ fn any_bytes_are_judged_and_none_is_waited_for_for_ever() {
 fn search(pattern: &str) -> (File, Search) {
     let file = tempfile::NamedTempFile::new().unwrap();
     let reader = file.reopen().unwrap();
-    (file.into_file(), Search::begin(reader, Regex::new(pattern).unwrap(), 0))
+    (file.into_file(), Search::begin(reader, Pattern::new(pattern).unwrap(), 0))
 }
 
 #[test]
@@ -137,7 +137,7 @@ fn a_line_is_found_however_it_arrives() {
 fn what_was_there_before_the_start_does_not_count() {
     let (mut store, first) = search("ready");
     store.write_all(b"ready\n").unwrap();
-    let mut second = Search::begin(first.store, Regex::new("ready").unwrap(), 6);
+    let mut second = Search::begin(first.store, Pattern::new("ready").unwrap(), 6);
     assert_eq!(second.turn().unwrap(), Some(false));
 }
 
