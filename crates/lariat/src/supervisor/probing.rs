@@ -1,7 +1,7 @@
 //! Carries out what the probe machines decide, for the services of one loop.
 
 use std::fs::File;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::driver::{Driver, Owner};
 use super::poller::{Interest, Key};
@@ -58,11 +58,9 @@ impl Driver {
                     }
                 }
                 Err(error) => {
-                    self.trouble(format!(
-                        "could not read the output of {}: {error}",
-                        self.spec.services[place].name
-                    ));
-                    return;
+                    // Readiness can never be seen then. To wait for it until the timeout would only hide why.
+                    let reason = format!("could not read its output: {error}");
+                    return self.never_ready(place, Duration::ZERO, reason);
                 }
             },
             ReadyCheck::Tcp(_) | ReadyCheck::Http { .. } => {
@@ -171,15 +169,19 @@ impl Driver {
                 ProbeAction::TimedOut => {
                     let listens = self.units[place].probe.as_ref().is_some_and(Probe::listens);
                     let none = if listens { "no line of its output matched" } else { "no attempt was made" };
-                    let unit = &mut self.units[place];
-                    let reason = unit.trouble.get_or_insert_with(|| none.into()).clone();
-                    let service = unit.name.clone();
-                    let after = now.saturating_duration_since(began);
-                    self.publish(EventKind::ServiceNotReady { service, after, reason });
-                    self.tell(place, machine::Event::ReadyTimedOut);
+                    let reason = self.units[place].trouble.take().unwrap_or_else(|| none.into());
+                    self.never_ready(place, now.saturating_duration_since(began), reason);
                 }
             }
         }
+    }
+
+    fn never_ready(&mut self, place: Place, after: Duration, reason: String) {
+        let unit = &mut self.units[place];
+        unit.trouble = Some(reason.clone());
+        let service = unit.name.clone();
+        self.publish(EventKind::ServiceNotReady { service, after, reason });
+        self.tell(place, machine::Event::ReadyTimedOut);
     }
 
     fn attempt(&mut self, now: Instant, place: Place) {
