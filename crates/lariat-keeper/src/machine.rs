@@ -7,7 +7,8 @@
 //! |---|---|---|---|---|
 //! | `Up` | walk: nobody left → finish; a daemon by design → `Daemon`; else stragglers → `Stopping` | `Stopping` | `Stopping`, killing | `Over` |
 //! | `Daemon` | – | `Stopping` | `Stopping`, killing | `Over` |
-//! | `Stopping` | goes on | the grace period can only become shorter | killing | `Over` |
+//! | `Stopping` | goes on | the grace period can only become shorter | killing; after its limit `GivingUp` | `Over` |
+//! | `GivingUp` | – | – | – | `Over`; if it is not empty, `Over` with those who are left |
 //! | `Over` | – | – | – | – |
 //!
 //! INVARIANT: the leader's zombie is kept until nobody else is alive (or it left a daemon), so that its number, which
@@ -20,7 +21,10 @@ use lariat_sys::identity::Identity;
 use lariat_sys::reap::Exit;
 use lariat_sys::signal::Signal;
 
-use crate::stop::{Life, Member, Now, Start, StopAction, StopEvent, StopMachine, StopPlan};
+use crate::clock::later;
+use crate::stop::{
+    Life, Member, Now, Start, StopAction, StopCounts, StopEvent, StopMachine, StopPlan, count,
+};
 use crate::wire::{End, Named, Notice, Order};
 
 /// How many stragglers, and how many of those left, are named; the others are counted.
@@ -88,7 +92,15 @@ pub enum Action {
 enum State {
     Up,
     Daemon,
-    Stopping { stop: Box<StopMachine>, began: Instant },
+    Stopping {
+        stop: Box<StopMachine>,
+        began: Instant,
+    },
+    /// Nothing more is tried. Whether somebody is left is the kernel's to say.
+    GivingUp {
+        counts: StopCounts,
+        began: Instant,
+    },
     Over,
 }
 
@@ -140,7 +152,7 @@ impl Machine {
     pub fn wake_at(&self) -> Option<Instant> {
         match &self.state {
             State::Stopping { stop, .. } => stop.wake_at(),
-            State::Up | State::Daemon | State::Over => None,
+            State::Up | State::Daemon | State::GivingUp { .. } | State::Over => None,
         }
     }
 
@@ -158,9 +170,9 @@ impl Machine {
         match event {
             Event::Order(Order::Stop { grace }) => self.stop(now, grace),
             Event::SupervisorGone => match self.state {
+                State::Up | State::Daemon => self.stop(now, self.plan.grace),
                 // A stop that is under way has its grace period already and gets no new one.
-                State::Stopping { .. } => Vec::new(),
-                _ => self.stop(now, self.plan.grace),
+                State::Stopping { .. } | State::GivingUp { .. } | State::Over => Vec::new(),
             },
             Event::Order(Order::Kill) => {
                 let mut actions = self.stop(now, Duration::ZERO);
@@ -178,14 +190,16 @@ impl Machine {
                 Vec::new()
             }
             Event::Woke => self.pass_on(now, StopEvent::Woke),
-            Event::Empty => self.finish(now, Vec::new()),
+            Event::Empty => vec![self.finish(now, 0)],
         }
     }
 
     fn stop(&mut self, now: Now, grace: Duration) -> Vec<Action> {
         let start = match &mut self.state {
-            State::Stopping { .. } => return self.pass_on(now, StopEvent::Cut(now.instant + grace)),
-            State::Over => return Vec::new(),
+            State::Stopping { .. } => {
+                return self.pass_on(now, StopEvent::Cut(later(now.instant, grace)));
+            }
+            State::GivingUp { .. } | State::Over => return Vec::new(),
             State::Up if self.exit.is_none() => Start::Leader,
             State::Up => Start::Stragglers,
             State::Daemon => Start::Daemon,
@@ -218,13 +232,13 @@ impl Machine {
     }
 
     fn reaped(&mut self, now: Now) -> Vec<Action> {
-        if matches!(self.state, State::Up) && self.exit.is_some() {
+        match self.state {
             // The walk after the leader's exit found nobody, and yet the kernel says that somebody is there: it was born
             // while the walk was on (HAZARD(fork-while-killing)).
-            self.begin_stop(now, self.plan.grace, Start::Stragglers);
-            return self.pass_on(now, StopEvent::Woke);
+            State::Up if self.exit.is_some() => self.outlived(now, &[]),
+            State::GivingUp { .. } => self.leave(now),
+            _ => self.pass_on(now, StopEvent::Changed),
         }
-        self.pass_on(now, StopEvent::Changed)
     }
 
     fn walked(&mut self, now: Now, members: &[Member], took: Duration) -> Vec<Action> {
@@ -243,10 +257,10 @@ impl Machine {
         }
     }
 
-    /// The leader exited by itself and somebody is left.
+    /// The leader exited by itself and somebody is left, though the walk may have missed them all.
     fn outlived(&mut self, now: Now, members: &[Member]) -> Vec<Action> {
         let alive: Vec<&Member> = members.iter().filter(|m| m.life != Life::Zombie).collect();
-        let n = u32::try_from(alive.len()).unwrap_or(u32::MAX);
+        let n = count(alive.len()).max(1);
         if self.is_daemon && self.exit == Some(Exit::Code(0)) {
             self.state = State::Daemon;
             return vec![Action::Tell(Notice::Daemonized { members: n }), Action::ReapAll];
@@ -271,41 +285,48 @@ impl Machine {
             match action {
                 StopAction::Walk { examine } => actions.push(Action::Walk { examine }),
                 StopAction::Signal { member, signal } => actions.push(Action::Signal { member, signal }),
-                StopAction::GiveUp => actions.extend(self.give_up(now)),
+                StopAction::GiveUp => actions.push(self.give_up()),
             }
         }
         actions
     }
 
-    fn give_up(&mut self, now: Now) -> Vec<Action> {
-        let left: Vec<Member> = self.last_seen.iter().filter(|m| m.life != Life::Zombie).copied().collect();
-        let mut actions: Vec<Action> = left
-            .iter()
-            .take(NAMED_MAX)
-            .map(|m| {
-                let errno = self.refused.get(&m.identity).copied().unwrap_or(0);
-                Action::Tell(Notice::Left { named: Named { identity: m.identity, comm: m.comm, errno } })
-            })
-            .collect();
-        actions.push(Action::ReapAll);
-        actions.extend(self.finish(now, left));
+    fn give_up(&mut self) -> Action {
+        if let State::Stopping { stop, began } = &self.state {
+            self.state = State::GivingUp { counts: stop.counts(), began: *began };
+        }
+        Action::ReapAll
+    }
+
+    /// Nothing helped, and the kernel says that somebody is there. It may be one that no walk can see, in a `/proc` that
+    /// hides other users' processes: such a one has no name, and is counted all the same.
+    fn leave(&mut self, now: Now) -> Vec<Action> {
+        let left: Vec<&Member> = self.last_seen.iter().filter(|m| m.life != Life::Zombie).collect();
+        let total = count(left.len()).max(1);
+        let named = left.iter().take(NAMED_MAX).map(|m| {
+            let errno = self.refused.get(&m.identity).copied().unwrap_or(0);
+            Action::Tell(Notice::Left { named: Named { identity: m.identity, comm: m.comm, errno } })
+        });
+        let mut actions: Vec<Action> = named.collect();
+        actions.push(self.finish(now, total));
         actions
     }
 
-    fn finish(&mut self, now: Now, left: Vec<Member>) -> Vec<Action> {
-        let (counts, stop_time) = match &self.state {
-            State::Stopping { stop, began } => (stop.counts(), now.instant.duration_since(*began)),
-            _ => Default::default(),
+    fn finish(&mut self, now: Now, left: u32) -> Action {
+        let (counts, began) = match &self.state {
+            State::Stopping { stop, began } => (stop.counts(), *began),
+            State::GivingUp { counts, began } => (*counts, *began),
+            State::Up | State::Daemon | State::Over => (StopCounts::default(), now.instant),
         };
         self.state = State::Over;
-        vec![Action::Exit(End {
+        Action::Exit(End {
             exit: self.exit,
             told: counts.told,
             killed: counts.killed,
             stragglers: self.stragglers,
-            left: u32::try_from(left.len()).unwrap_or(u32::MAX),
-            stop_time,
+            left,
+            stop_time: now.instant.saturating_duration_since(began),
             ..End::default()
-        })]
+        })
     }
 }

@@ -489,6 +489,7 @@ impl StopMachine {
     }
 }
 
-fn count(n: usize) -> u32 {
+/// Counts for a message or a record.
+pub(crate) fn count(n: usize) -> u32 {
     u32::try_from(n).unwrap_or(u32::MAX)
 }

@@ -5,7 +5,7 @@
 use std::time::{Duration, Instant};
 
 use lariat_keeper::machine::{Action, Event, Machine};
-use lariat_keeper::stop::{Life, Member, Now, Role, StopPlan};
+use lariat_keeper::stop::{KILL_LIMIT, Life, Member, Now, Role, StopPlan};
 use lariat_keeper::wire::{Notice, Order};
 use lariat_sys::identity::Identity;
 use lariat_sys::reap::Exit;
@@ -158,4 +158,58 @@ fn the_supervisors_death_gives_no_new_grace() {
     machine.step(now, Event::SupervisorGone);
     let actions = machine.step(now, Event::Walked { members: &leader, took: Duration::from_micros(10) });
     assert_eq!(shown(&actions), "KILL");
+}
+
+/// A daemon that was forked while the walk after its leader's exit was on is a daemon all the same.
+#[test]
+fn a_daemon_that_the_walk_missed_is_not_stopped() {
+    let base = Instant::now();
+    let now = at(base, Duration::ZERO);
+    let mut machine = Machine::new(StopPlan::default(), true, LEADER);
+    let nobody = Event::Walked { members: &[], took: Duration::from_micros(10) };
+    assert_eq!(shown(&machine.step(now, Event::LeaderExited(Exit::Code(0)))), "tell-exited walk");
+    assert_eq!(shown(&machine.step(now, nobody)), "reap");
+    let actions = machine.step(now, Event::Reaped);
+    assert_eq!(actions, [Action::Tell(Notice::Daemonized { members: 1 }), Action::ReapAll]);
+    assert_eq!((machine.step(now, Event::Reaped), machine.wake_at()), (Vec::new(), None));
+}
+
+/// Where `/proc` hides a member from every walk, the kernel still says that somebody is there: that is no proven end.
+#[test]
+fn one_whom_no_walk_sees_is_counted_as_left() {
+    let base = Instant::now();
+    let mut machine = machine_in("killing", base);
+    let mut now = at(base, Duration::from_micros(1));
+    machine.step(now, Event::LeaderExited(Exit::Code(0)));
+    let mut queue = machine.step(now, Event::Woke);
+    let end = loop {
+        let Some(action) = queue.pop() else {
+            assert!(now.instant < base + KILL_LIMIT * 2, "it does not give up");
+            now = at(base, machine.wake_at().unwrap() - base);
+            queue = machine.step(now, Event::Walked { members: &[], took: Duration::from_micros(10) });
+            continue;
+        };
+        match action {
+            Action::ReapAll => queue.extend(machine.step(now, Event::Reaped)),
+            Action::Exit(end) => break end,
+            _ => {}
+        }
+    };
+    assert_eq!((end.left, machine.is_over()), (1, true));
+}
+
+#[test]
+fn a_grace_period_without_end_is_waited_for_and_can_be_cut() {
+    let base = Instant::now();
+    let plan = StopPlan { grace: Duration::MAX, ..StopPlan::default() };
+    let mut machine = Machine::new(plan, false, LEADER);
+    let leader = [member(LEADER, Role::Leader)];
+    let took = Duration::from_micros(10);
+    let now = at(base, Duration::ZERO);
+    machine.step(now, Event::SupervisorGone);
+    assert_eq!(shown(&machine.step(now, Event::Walked { members: &leader, took })), "signal");
+    assert!(machine.wake_at().is_some());
+    machine.step(now, Event::Order(Order::Stop { grace: Duration::MAX }));
+    machine.step(now, Event::Order(Order::Kill));
+    assert_eq!(shown(&machine.step(now, Event::Walked { members: &leader, took })), "KILL");
 }
