@@ -82,6 +82,7 @@ impl Keeper {
     pub fn spawn(spec: &KeeperSpec<'_>) -> Result<Self, KeeperError> {
         let failed = |step| move |errno| KeeperError { step, errno };
         let (ours, theirs) = sockets::seqpacket_pair().map_err(failed("make a socket pair"))?;
+        files::set_nonblocking(&ours, true).map_err(failed("prepare the socket"))?;
         let plan = write_plan(spec.plan).map_err(failed("write the plan"))?;
         let null = files::dev_null().map_err(failed("open /dev/null"))?;
         let program = Program {
@@ -115,7 +116,6 @@ impl Keeper {
         }
         let child = spawn::spawn(&program, &options)
             .map_err(|e| KeeperError { step: "start the keeper", errno: e.errno })?;
-        files::set_nonblocking(&ours, true).map_err(failed("prepare the socket"))?;
         Ok(Self { identity: child.identity, control: ours, pidfd: child.pidfd })
     }
 
@@ -163,7 +163,7 @@ impl Keeper {
         }
     }
 
-    /// Reaps the keeper if it is dead, and returns whether it was.
+    /// Reaps the keeper if it is dead, and returns whether it was; also when it was reaped before. Never blocks.
     pub fn reap(&self) -> bool {
         !matches!(reap::reap(self.identity.pid), Ok(None))
     }

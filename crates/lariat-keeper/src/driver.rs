@@ -1,7 +1,8 @@
 //! Carries out what the [machine](crate::machine) decides: polls, walks, signals, reaps, reports.
 //!
-//! Synchronous, on one thread (the [last words](crate::last_words) have another, once the supervisor is gone). It takes no decision that would be worth a test of its own; the one thing it owns
-//! is pacing, so that reaping and walking never take the processor from those who are still dying.
+//! Synchronous, on one thread (the [last words](crate::last_words) have another, once the supervisor is gone). It takes
+//! no decision that would be worth a test of its own; the one thing it owns is pacing, so that reaping and walking never
+//! take the processor from those who are still dying.
 //!
 //! Hazards: `HAZARD(orphan-reap)`, `HAZARD(keeper-starved)`.
 
@@ -23,7 +24,7 @@ use crate::machine::{Action, Event, Machine};
 use crate::record;
 use crate::stop::{Member, Now};
 use crate::store::Drain;
-use crate::wire::{End, Notice, Order, PACKET_MAX};
+use crate::wire::{End, Named, Notice, Order, PACKET_MAX};
 
 /// Notices that wait for a supervisor that does not read; more are dropped, the last word excepted.
 const OUTBOX_MAX: usize = 64;
@@ -45,9 +46,9 @@ pub struct Parts {
     pub drain: Option<Drain>,
     /// Where the end record goes.
     pub ends: Option<OwnedFd>,
-    /// The label and the run in that record.
+    /// The service's label in that record.
     pub label: String,
-    /// See `label`.
+    /// The run's id in that record.
     pub run: String,
 }
 
@@ -68,7 +69,7 @@ pub struct Driver {
     outbox: VecDeque<Vec<u8>>,
     reap_at: Option<Instant>,
     reap_earliest: Instant,
-    left: Vec<crate::wire::Named>,
+    left: Vec<Named>,
 }
 
 impl Driver {
@@ -98,8 +99,7 @@ impl Driver {
     /// Runs until the containment is proven empty or given up. Returns how it ended.
     ///
     /// Blocks for as long as the service lives. Once a stop has begun it is bounded by the grace period and
-    /// [`crate::stop::KILL_LIMIT`].
-    /// `before_the_wait` is called once, when everything about the start is done.
+    /// [`crate::stop::KILL_LIMIT`]. `before_the_wait` is called once, when everything about the start is done.
     pub fn run(mut self, before_the_wait: impl FnOnce()) -> End {
         self.say(&Notice::Started { leader: self.leader });
         let mut end = None;
@@ -120,12 +120,9 @@ impl Driver {
     fn turn(&mut self) -> Option<End> {
         let deadline = [self.machine.wake_at(), self.reap_at].into_iter().flatten().min();
         let ready = self.wait(deadline);
-        let mut end = None;
-        if ready.control {
-            end = end.or(self.read_orders());
-        }
-        if ready.supervisor && !self.is_alone {
-            end = end.or(self.supervisor_gone());
+        let mut end = if ready.control { self.read_orders() } else { None };
+        if end.is_none() && ready.supervisor {
+            end = self.supervisor_gone();
         }
         if ready.signals {
             self.take_signals();

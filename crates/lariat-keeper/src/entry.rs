@@ -21,8 +21,8 @@ use crate::machine::Machine;
 use crate::store::{Drain, Output, Stage};
 use crate::wire::{Notice, Plan};
 
-/// The descriptors of a keeper that was started by exec. Which of the optional ones are there is in the plan's flags,
-/// passed as the second argument.
+/// The descriptors of a keeper that was started by exec. From [`LOCK`](slot::LOCK) on each is optional, and absent when
+/// its number is closed.
 pub mod slot {
     use std::os::fd::RawFd;
 
@@ -85,30 +85,26 @@ pub fn entry() {
         return;
     }
     let code = match take_over() {
-        Some((plan, control, supervisor, holdings)) => {
-            hold(plan, control, supervisor, holdings, process::forget_startup_pages)
-        }
+        Some((plan, control, holdings)) => hold(plan, control, holdings, process::forget_startup_pages),
         // Started by hand: there is no supervisor on the other side and nothing to hold.
         None => 2,
     };
     process::exit_now(code)
 }
 
-fn take_over() -> Option<(Plan, OwnedFd, Identity, Holdings)> {
+fn take_over() -> Option<(Plan, OwnedFd, Holdings)> {
     let mut bytes = Vec::new();
     File::from(inherit(slot::PLAN)?).read_to_end(&mut bytes).ok()?;
     let plan = Plan::decode(&bytes).ok()?;
     let control = inherit(slot::CONTROL)?;
-    let output = take_output();
-    let supervisor = plan.supervisor;
     let holdings = Holdings {
         lock: inherit(slot::LOCK),
-        output,
+        output: take_output(),
         store: inherit(slot::STORE),
         index: inherit(slot::INDEX),
         ends: inherit(slot::ENDS),
     };
-    Some((plan, control, supervisor, holdings))
+    Some((plan, control, holdings))
 }
 
 fn take_output() -> Option<Output> {
@@ -120,17 +116,11 @@ fn take_output() -> Option<Output> {
 ///
 /// The process becomes a child subreaper, blocks all signals, leaves its session for one of its own (after the spawn,
 /// when the leader is to stay), renames itself and gives up its standard streams.
-pub fn become_keeper(plan: Plan, control: OwnedFd, supervisor: Identity, holdings: Holdings) -> u8 {
-    hold(plan, control, supervisor, holdings, || {})
+pub fn become_keeper(plan: Plan, control: OwnedFd, holdings: Holdings) -> u8 {
+    hold(plan, control, holdings, || {})
 }
 
-fn hold(
-    plan: Plan,
-    control: OwnedFd,
-    supervisor: Identity,
-    holdings: Holdings,
-    before_the_wait: impl FnOnce(),
-) -> u8 {
+fn hold(plan: Plan, control: OwnedFd, holdings: Holdings, before_the_wait: impl FnOnce()) -> u8 {
     let _ = files::set_nonblocking(&control, true);
     match start(&plan, &holdings) {
         Err(SpawnError { step, errno }) => {
@@ -148,7 +138,7 @@ fn hold(
                 _ => None,
             };
             settle(&plan.label);
-            let supervisor = PidFd::open(supervisor).ok();
+            let supervisor = PidFd::open(plan.supervisor).ok();
             let parts = Parts { control, supervisor, signals, drain, ends, label: plan.label, run: plan.run };
             let machine = Machine::new(plan.stop, plan.is_daemon, leader);
             let end = Driver::new(parts, machine, leader, plan.stop.signal).run(before_the_wait);

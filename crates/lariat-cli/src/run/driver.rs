@@ -59,7 +59,7 @@ pub(crate) fn run(options: &RunOptions) -> Result<Ending, RunError> {
     let Some(child) = forked else {
         // The keeper. What it does not need must not outlive us in it.
         drop((ours, signals, ties));
-        process::exit_now(become_keeper(plan, theirs, me, Holdings::default()));
+        process::exit_now(become_keeper(plan, theirs, Holdings::default()));
     };
     drop(theirs);
     files::set_nonblocking(&ours, true).map_err(own("prepare the socket"))?;
