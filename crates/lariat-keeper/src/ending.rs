@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 use std::time::Instant;
 
 use lariat_sys::identity::Identity;
+use lariat_sys::{process, procfs};
 
 use crate::contain::Containment;
 use crate::driver::{now, send, walk};
@@ -21,6 +22,19 @@ pub struct Ending<C> {
     containment: C,
     plan: StopPlan,
     left: Vec<Named>,
+}
+
+/// Returns whether the kernel has sent the stop signal to this leader when its keeper died, as far as can be seen.
+///
+/// HAZARD(pdeathsig-lost): the kernel drops the parent-death signal of a process that changes its user.
+#[must_use]
+pub fn was_told_by_death(leader: Identity) -> bool {
+    let us = process::effective_user();
+    match procfs::read_status(leader.pid) {
+        // Looked at afterwards: only then is it known whose status that was (HAZARD(pid-reuse)).
+        Ok(Some(status)) => status.real_user == us && status.saved_user == us && leader.is_alive(),
+        Ok(None) | Err(_) => false,
+    }
 }
 
 impl<C: Containment> Ending<C> {

@@ -46,11 +46,9 @@ pub fn line(run: &str, service: &str, leader: Identity, end: &End, left: &[Named
     let _ = write!(s, "\"stragglers\":{},\"left_total\":{},\"left\":[", end.stragglers, end.left);
     for (i, named) in left.iter().take(crate::machine::NAMED_MAX).enumerate() {
         let comma = if i == 0 { "" } else { "," };
-        let name_end = named.comm.iter().position(|b| *b == 0).unwrap_or(named.comm.len());
-        let comm = String::from_utf8_lossy(&named.comm[..name_end]);
-        let Named { identity, errno, .. } = named;
+        let Named { identity, comm, errno } = named;
         let _ = write!(s, "{comma}{{\"pid\":{},\"start\":{},", identity.pid, identity.start);
-        let _ = write!(s, "\"comm\":{},\"errno\":{errno}}}", quote(&comm));
+        let _ = write!(s, "\"comm\":{},\"errno\":{errno}}}", quote(&comm.to_string()));
     }
     let _ = write!(s, "],\"stop_ms\":{},", end.stop_time.as_millis());
     let _ = write!(s, "\"dropped_bytes\":{}}}", end.dropped_bytes);

@@ -17,6 +17,7 @@ use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use lariat_sys::identity::Identity;
+use lariat_sys::procfs::Comm;
 use lariat_sys::signal::Signal;
 
 use crate::clock::later;
@@ -103,8 +104,8 @@ pub struct Member {
     pub life: Life,
     /// Its process group's number.
     pub pgrp: i32,
-    /// The kernel's name for it, padded with zeros; for people.
-    pub comm: [u8; 16],
+    /// The kernel's name for it, for people.
+    pub comm: Comm,
     /// It ignores the stop signal and catches HUP, as interactive shells do. Only known after a walk that was asked
     /// to examine; false otherwise.
     pub wants_hangup: bool,

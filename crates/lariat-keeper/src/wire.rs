@@ -12,6 +12,7 @@ use std::ffi::CString;
 use std::time::Duration;
 
 use lariat_sys::identity::Identity;
+use lariat_sys::procfs::Comm;
 use lariat_sys::reap::{Exit, Usage};
 use lariat_sys::signal::{Signal, SignalSet};
 use lariat_sys::spawn::SpawnStep;
@@ -120,8 +121,8 @@ pub enum Notice {
 pub struct Named {
     /// Who.
     pub identity: Identity,
-    /// The kernel's name for it, padded with zeros.
-    pub comm: [u8; 16],
+    /// The kernel's name for it.
+    pub comm: Comm,
     /// An error number, or 0.
     pub errno: i32,
 }
@@ -197,9 +198,7 @@ impl Writer {
         self.i32(v.pid).u64(v.start)
     }
     fn named(&mut self, v: &Named) -> &mut Self {
-        self.identity(v.identity);
-        self.0.extend_from_slice(&v.comm);
-        self.i32(v.errno)
+        self.identity(v.identity).bytes(v.comm.as_bytes()).i32(v.errno)
     }
     fn exit(&mut self, v: Option<Exit>) -> &mut Self {
         match v {
@@ -277,7 +276,7 @@ impl<'a> Reader<'a> {
         Ok(Identity { pid: self.i32()?, start: self.u64()? })
     }
     fn named(&mut self) -> Read<Named> {
-        Ok(Named { identity: self.identity()?, comm: self.array()?, errno: self.i32()? })
+        Ok(Named { identity: self.identity()?, comm: Comm::new(self.bytes()?), errno: self.i32()? })
     }
     fn exit(&mut self) -> Read<Option<Exit>> {
         match self.u8()? {

@@ -8,6 +8,7 @@ use lariat_keeper::machine::{Action, Event, Machine};
 use lariat_keeper::stop::{KILL_LIMIT, Life, Member, Now, Role, StopPlan};
 use lariat_keeper::wire::{Notice, Order};
 use lariat_sys::identity::Identity;
+use lariat_sys::procfs::Comm;
 use lariat_sys::reap::Exit;
 use lariat_sys::signal::Signal;
 
@@ -31,7 +32,7 @@ const EVENTS: [&str; 12] = [
 ];
 
 fn member(identity: Identity, role: Role) -> Member {
-    Member { identity, role, life: Life::Going, pgrp: 10, comm: [0; 16], wants_hangup: false }
+    Member { identity, role, life: Life::Going, pgrp: 10, comm: Comm::new(b"member"), wants_hangup: false }
 }
 
 fn at(base: Instant, after: Duration) -> Now {

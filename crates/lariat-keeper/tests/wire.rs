@@ -8,6 +8,7 @@ use std::time::Duration;
 use lariat_keeper::stop::{StopPlan, StopScope};
 use lariat_keeper::wire::{End, Named, Notice, Order, PACKET_MAX, Plan};
 use lariat_sys::identity::Identity;
+use lariat_sys::procfs::Comm;
 use lariat_sys::reap::{Exit, Usage};
 use lariat_sys::signal::{Signal, SignalSet};
 use lariat_sys::spawn::SpawnStep;
@@ -35,7 +36,7 @@ fn exit() -> impl Strategy<Value = Exit> {
 fn named() -> impl Strategy<Value = Named> {
     (identity(), any::<[u8; 16]>(), any::<i32>()).prop_map(|(identity, comm, errno)| Named {
         identity,
-        comm,
+        comm: Comm::new(&comm),
         errno,
     })
 }

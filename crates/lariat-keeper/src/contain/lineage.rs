@@ -148,7 +148,7 @@ impl Containment for Lineage {
                 role,
                 life,
                 pgrp: stat.pgrp,
-                comm: padded(stat.comm.as_bytes()),
+                comm: stat.comm,
                 wants_hangup: examine.is_some_and(|signal| wants_hangup(stat.pid, signal)),
             });
         }
@@ -200,14 +200,6 @@ pub fn signal_identity(member: Identity, signal: Signal) -> lariat_sys::Result<(
         Err(Errno::SRCH) => Ok(()),
         other => other,
     }
-}
-
-fn padded(name: &[u8]) -> [u8; 16] {
-    let mut comm = [0; 16];
-    for (to, from) in comm.iter_mut().zip(name) {
-        *to = *from;
-    }
-    comm
 }
 
 /// Returns how alive this process is.

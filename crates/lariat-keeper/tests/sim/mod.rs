@@ -10,6 +10,7 @@ use lariat_keeper::machine::{Action, Event, Machine};
 use lariat_keeper::stop::{Life, Member, Now, Role};
 use lariat_keeper::wire::{End, Notice};
 use lariat_sys::identity::Identity;
+use lariat_sys::procfs::Comm;
 use lariat_sys::reap::Exit;
 use lariat_sys::signal::Signal;
 
@@ -303,7 +304,7 @@ impl Kernel {
                     },
                     life: child.life,
                     pgrp: self.leader.pid,
-                    comm: [0; 16],
+                    comm: Comm::new(b"member"),
                     wants_hangup: examine && child.manner == Manner::Shell,
                 });
                 queue.push(child.identity.pid);

@@ -453,7 +453,7 @@ mod tests {
         let leader = Identity { pid: 13, start: 14 };
         let named = Named {
             identity: Identity { pid: 15, start: 16 },
-            comm: *b"stuck\0\0\0\0\0\0\0\0\0\0\0",
+            comm: lariat_sys::procfs::Comm::new(b"stuck"),
             errno: 1,
         };
         let real_time = Signal::from_number(40).unwrap();

@@ -86,7 +86,7 @@ impl Containment for FoundSet {
                 role: Role::Inner,
                 life: life(&stat),
                 pgrp: stat.pgrp,
-                comm: padded(found.comm.as_bytes()),
+                comm: stat.comm,
                 wants_hangup: false,
             })
         }));
@@ -117,14 +117,6 @@ pub fn why_in_words(why: Why) -> String {
         Why::Session(number) => format!("it is in session {number}, which a service led"),
         Why::Group(number) => format!("it is in process group {number}, which a service led"),
     }
-}
-
-fn padded(name: &[u8]) -> [u8; 16] {
-    let mut comm = [0; 16];
-    for (to, from) in comm.iter_mut().zip(name) {
-        *to = *from;
-    }
-    comm
 }
 
 #[cfg(test)]

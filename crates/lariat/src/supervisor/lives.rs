@@ -172,7 +172,7 @@ impl Driver {
             }
             Notice::Stragglers { alive } => self.publish(EventKind::StragglersFound { service, alive }),
             Notice::Straggler { named } => {
-                let (pid, name) = (named.identity.pid, name_of(&named));
+                let (pid, name) = (named.identity.pid, named.comm.to_string());
                 self.publish(EventKind::StragglerNamed { service, pid, name });
             }
             Notice::Left { named } => self.member_left(Some(service), &named),
@@ -196,12 +196,12 @@ impl Driver {
             service: service.clone(),
             pid: named.identity.pid,
             start: named.identity.start,
-            command: name_of(named),
+            command: named.comm.to_string(),
             age: Duration::ZERO,
             parents: Vec::new(),
             reason: reason.clone(),
         });
-        let (pid, name) = (named.identity.pid, name_of(named));
+        let (pid, name) = (named.identity.pid, named.comm.to_string());
         self.publish(EventKind::MemberLeft { service, pid, name, reason });
     }
 
@@ -339,10 +339,4 @@ impl Driver {
             (_, None) => "it did not start".into(),
         }
     }
-}
-
-/// The kernel's name for a process.
-pub(super) fn name_of(named: &Named) -> String {
-    let end = named.comm.iter().position(|byte| *byte == 0).unwrap_or(named.comm.len());
-    String::from_utf8_lossy(&named.comm[..end]).into_owned()
 }
