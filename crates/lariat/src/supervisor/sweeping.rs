@@ -5,13 +5,12 @@ use std::time::{Duration, Instant};
 
 use lariat_keeper::clock::later;
 use lariat_keeper::contain::lineage::Lineage;
-use lariat_keeper::ending::Ending;
+use lariat_keeper::ending::{Ending, was_told_by_death};
 use lariat_keeper::stop::{StopPlan, StopScope};
 use lariat_keeper::wire::End;
 use lariat_sys::identity::Identity;
 use lariat_sys::reap::{self, ChildEvent};
 use lariat_sys::signal::Signal;
-use lariat_sys::{process, procfs};
 
 use super::driver::Driver;
 use crate::event::EventKind;
@@ -83,8 +82,7 @@ impl Driver {
         let signal = self.spec.services[place].stop.signal;
         let plan = StopPlan { signal, scope: StopScope::Staged, grace };
         let leader = self.units[place].life.as_ref().and_then(|life| life.leader);
-        // The kernel told it when its keeper died, unless it has become another user: then the kernel has dropped that.
-        let told = leader.filter(|leader| is_of_our_user(*leader));
+        let told = leader.filter(|leader| was_told_by_death(*leader));
         let ending = Ending::new(Lineage::of_orphans(leader, self.excepted()), plan, told);
         self.sweep = Some(Sweep { ending, places: vec![place], hurry_at: None });
         self.turn_sweep(now);
@@ -234,9 +232,4 @@ impl Driver {
             claimed.filter_map(|unit| Some((unit.name.clone(), unit.port?))).collect();
         verify::held_ports(&claimed, self.books.run())
     }
-}
-
-fn is_of_our_user(process: Identity) -> bool {
-    matches!(procfs::read_status(process.pid), Ok(Some(status))
-        if status.real_user == process::effective_user() && status.saved_user == process::effective_user())
 }
