@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 
 use lariat_keeper::client::{Keeper, Received};
 use lariat_keeper::contain::lineage::Lineage;
-use lariat_keeper::ending::Ending as Adoption;
+use lariat_keeper::ending::{Ending as Adoption, was_told_by_death};
 use lariat_keeper::entry::{Holdings, become_keeper};
 use lariat_keeper::stop::StopPlan;
-use lariat_keeper::wire::{Notice, Plan};
+use lariat_keeper::wire::{Notice, Order, Plan};
 use lariat_sys::identity::Identity;
 use lariat_sys::poll::{self, PollFd, PollFlags};
 use lariat_sys::signal::{self, Signal, SignalFd, SignalSet};
@@ -54,7 +54,7 @@ pub(crate) fn run(options: &RunOptions) -> Result<Ending, RunError> {
     let (ours, theirs) = sockets::seqpacket_pair().map_err(own("make a socket pair"))?;
     let me = Identity::current();
     let plan = plan(options, &before, ties.terminal.is_some(), me);
-    let (stop, plan_has_session) = (plan.stop, plan.has_session);
+    let (stop, shares_group) = (plan.stop, !plan.has_session);
     let forked = spawn::fork_alone().map_err(own("fork the keeper"))?;
     let Some(child) = forked else {
         // The keeper. What it does not need must not outlive us in it.
@@ -72,7 +72,7 @@ pub(crate) fn run(options: &RunOptions) -> Result<Ending, RunError> {
         ties,
         stop,
         strangers: before.children,
-        shares_group: !plan_has_session,
+        shares_group,
         leader: None,
         adoption: None,
     }
@@ -91,11 +91,7 @@ fn before() -> Before {
     let ignored = signal::ignored();
     // HAZARD(sigchld-ignored): with CHLD ignored the kernel reaps for us and no exit code is ever seen.
     let _ = signal::set_default(Signal::CHLD);
-    let mut blocked = SignalSet::full();
-    for fault in FAULTS {
-        blocked = blocked.without(fault);
-    }
-    let mask = signal::block(blocked);
+    let mask = signal::block(heard());
     let mut children = Vec::new();
     if reap::has_children() {
         let _ = tree::children(process::pid(), &mut children);
@@ -103,12 +99,9 @@ fn before() -> Before {
     Before { mask, ignored, children }
 }
 
+/// The signals that are blocked and taken from a descriptor.
 fn heard() -> SignalSet {
-    let mut heard = SignalSet::full();
-    for fault in FAULTS {
-        heard = heard.without(fault);
-    }
-    heard
+    FAULTS.into_iter().fold(SignalSet::full(), SignalSet::without)
 }
 
 fn plan(options: &RunOptions, before: &Before, has_terminal: bool, me: Identity) -> Plan {
@@ -154,6 +147,15 @@ struct Driver {
 
 type Outcome = Result<Ending, RunError>;
 
+/// What a wait has shown.
+#[derive(Default)]
+struct Ready {
+    signals: bool,
+    keeper: bool,
+    keeper_death: bool,
+    cut: Vec<Cut>,
+}
+
 impl Driver {
     fn run(mut self) -> Outcome {
         self.give_up_streams();
@@ -183,14 +185,18 @@ impl Driver {
     fn turn(&mut self) -> Option<Outcome> {
         let adoption = self.adoption.as_ref().and_then(Adoption::wake_at);
         let deadline = [adoption, self.machine.wake_at()].into_iter().flatten().min();
-        let (hears_signals, hears_keeper, cut) = self.wait(deadline);
-        if hears_keeper && let Some(outcome) = self.hear_keeper() {
+        let ready = self.wait(deadline);
+        if (ready.keeper || ready.keeper_death)
+            && let Some(outcome) = self.hear_keeper(ready.keeper_death)
+        {
             return Some(outcome);
         }
-        if hears_signals && let Some(outcome) = self.take_signals() {
+        if ready.signals
+            && let Some(outcome) = self.take_signals()
+        {
             return Some(outcome);
         }
-        for cut in cut {
+        for cut in ready.cut {
             let event = match cut {
                 Cut::Terminal => Event::TerminalClosed,
                 Cut::Lifeline => Event::LifelineClosed,
@@ -208,7 +214,7 @@ impl Driver {
         self.adoption.as_mut().and_then(Adoption::turn).map(|end| Ok(orphaned(end.left)))
     }
 
-    fn wait(&mut self, deadline: Option<Instant>) -> (bool, bool, Vec<Cut>) {
+    fn wait(&mut self, deadline: Option<Instant>) -> Ready {
         // Nothing is decided about a signal before it is known who the command is: whether it ignores it counts.
         let hears =
             if self.leader.is_none() && self.keeper.is_some() { PollFlags::empty() } else { PollFlags::IN };
@@ -220,22 +226,24 @@ impl Driver {
         let first_tie = fds.len();
         self.ties.poll(&mut fds);
         if poll::poll(&mut fds, deadline).is_err() {
-            return (false, false, Vec::new());
+            return Ready::default();
         }
         let revents: Vec<PollFlags> = fds.iter().map(PollFd::revents).collect();
         drop(fds);
         let cut = self.ties.cut(&revents[first_tie..]);
-        (!revents[0].is_empty(), revents[1..first_tie].iter().any(|r| !r.is_empty()), cut)
+        let mut is_ready = revents[..first_tie].iter().map(|r| !r.is_empty());
+        let mut next = || is_ready.next().unwrap_or(false);
+        Ready { signals: next(), keeper: next(), keeper_death: next(), cut }
     }
 
-    fn hear_keeper(&mut self) -> Option<Outcome> {
+    /// Takes what the keeper has said. `is_dead` was seen before the first look at the socket: a keeper may say its last
+    /// word and die between a look that finds nothing and a later one at its pidfd, and that word would be lost.
+    fn hear_keeper(&mut self, is_dead: bool) -> Option<Outcome> {
         while let Some(keeper) = &self.keeper {
             match keeper.receive() {
-                Received::Nothing => {
-                    // A keeper that was killed may leave its socket open in nobody: its death alone says it.
-                    let is_dead = keeper.pidfd().has_exited().unwrap_or(true);
-                    return if is_dead { self.keeper_gone() } else { None };
-                }
+                // A keeper that was killed may have left its end of the socket to somebody: its death alone says it.
+                Received::Nothing if is_dead => return self.keeper_gone(),
+                Received::Nothing => return None,
                 Received::Closed => return self.keeper_gone(),
                 Received::Notice(notice) => {
                     if let Some(outcome) = self.hear(&notice) {
@@ -333,7 +341,7 @@ impl Driver {
                 Action::Order(order) => match (&self.keeper, &mut self.adoption) {
                     // A keeper that cannot be told is gone, and its death is an event of its own.
                     (Some(keeper), _) => drop(keeper.order(&order)),
-                    (None, Some(adoption)) if order == lariat_keeper::wire::Order::Kill => {
+                    (None, Some(adoption)) if order == Order::Kill => {
                         if let Some(end) = adoption.hurry() {
                             return Some(Ok(orphaned(end.left)));
                         }
@@ -364,11 +372,8 @@ impl Driver {
     }
 
     fn adopt(&mut self, grace: Duration) {
-        let told = self.leader.filter(|leader| {
-            // HAZARD(pdeathsig-lost): the kernel drops the parent-death signal of a process that changed its user.
-            matches!(procfs::uid(leader.pid), Ok(Some(user)) if user == process::effective_user())
-        });
-        let lineage = Lineage::of_orphans(told, self.strangers.clone());
+        let told = self.leader.filter(|leader| was_told_by_death(*leader));
+        let lineage = Lineage::of_orphans(self.leader, self.strangers.clone());
         self.adoption = Some(Adoption::new(lineage, StopPlan { grace, ..self.stop }, told));
     }
 }

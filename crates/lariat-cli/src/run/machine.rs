@@ -12,6 +12,7 @@
 
 use std::time::{Duration, Instant};
 
+use lariat_keeper::clock::later;
 use lariat_keeper::stop::KILL_LIMIT;
 use lariat_keeper::wire::{End, Order};
 use lariat_sys::reap::Exit;
@@ -113,7 +114,7 @@ pub(crate) fn code_of(signal: Signal) -> u8 {
 enum Stage {
     Going,
     Stopping { until: Instant },
-    Lingering,
+    Lingering { until: Instant },
     Killing,
 }
 
@@ -161,8 +162,9 @@ impl Machine {
             Event::LeaderStopped(signal) => vec![Action::StopSelf(signal)],
             Event::Stragglers(_) => {
                 if self.stage == Stage::Going {
-                    self.stage = Stage::Lingering;
-                    self.overdue_at = Some(now + self.grace + KEEPER_OVERDUE);
+                    let until = later(now, self.grace);
+                    self.stage = Stage::Lingering { until };
+                    self.overdue_at = Some(until + KEEPER_OVERDUE);
                 }
                 Vec::new()
             }
@@ -187,8 +189,8 @@ impl Machine {
 
     fn grace_left(&self, now: Instant) -> Duration {
         match self.stage {
-            Stage::Going | Stage::Lingering => self.grace,
-            Stage::Stopping { until } => until.saturating_duration_since(now),
+            Stage::Going => self.grace,
+            Stage::Stopping { until } | Stage::Lingering { until } => until.saturating_duration_since(now),
             Stage::Killing => Duration::ZERO,
         }
     }
@@ -198,8 +200,9 @@ impl Machine {
         if self.stage != Stage::Going {
             return Vec::new();
         }
-        self.stage = Stage::Stopping { until: now + self.grace };
-        self.overdue_at = Some(now + self.grace + KEEPER_OVERDUE);
+        let until = later(now, self.grace);
+        self.stage = Stage::Stopping { until };
+        self.overdue_at = Some(until + KEEPER_OVERDUE);
         self.counted_at = Some(now);
         vec![Action::Order(Order::Stop { grace: self.grace })]
     }
@@ -279,8 +282,10 @@ mod tests {
             (_, Event::LeaderStopped(signal)) => vec![Action::StopSelf(signal)],
             (_, Event::Stragglers(_) | Event::Woke) => Vec::new(),
             (_, Event::Ended(_)) => vec![Action::Exit(Ending::Code(125))],
-            ("going" | "lingering", Event::KeeperGone) => vec![Action::Adopt(GRACE)],
-            ("stopping", Event::KeeperGone) => vec![Action::Adopt(GRACE - Duration::from_secs(2))],
+            ("going", Event::KeeperGone) => vec![Action::Adopt(GRACE)],
+            ("stopping" | "lingering", Event::KeeperGone) => {
+                vec![Action::Adopt(GRACE - Duration::from_secs(2))]
+            }
             (_, Event::KeeperGone) => vec![Action::Adopt(Duration::ZERO)],
             ("going", Event::Ask { is_typed: true, .. }) if !is_hangup => Vec::new(),
             ("going", _) => stop(),
