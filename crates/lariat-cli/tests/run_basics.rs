@@ -328,3 +328,19 @@ fn lariat_says_nothing_of_its_own_when_all_is_well() {
     assert_eq!((ending.out().as_str(), ending.err().as_str()), ("", ""));
     arena.finish();
 }
+
+/// The keeper says how the command ended and exits while lariat is between two looks at it: each look at the socket takes
+/// 100 ms here, and the command ends within the second one.
+#[test]
+fn a_last_word_between_two_looks_is_heard() {
+    let strace = need!("strace");
+    let arena = Arena::new();
+    let slow = ["-qq", "-o", "/dev/null", "-e", "trace=recvfrom", "-e", "inject=recvfrom:delay_exit=100000"];
+    for _ in 0..3 {
+        let own = subject::lariat(env!("CARGO_BIN_EXE_lariat"));
+        let command =
+            arena.command(&strace).args(slow).arg(own).args(["run", "--", "sh", "-c", "sleep 0.15; exit 7"]);
+        command.own_session().run().expect(7);
+    }
+    arena.finish();
+}

@@ -224,12 +224,13 @@ impl Driver {
 
     fn hear_keeper(&mut self) -> Option<Outcome> {
         while let Some(keeper) = &self.keeper {
+            // Asked before the socket is read: its last word may come between the two, and must not be taken for silence.
+            // What a keeper that is dead by now has said is in the socket.
+            let is_dead = keeper.pidfd().has_exited().unwrap_or(true);
             match keeper.receive() {
-                Received::Nothing => {
-                    // A keeper that was killed may leave its socket open in nobody: its death alone says it.
-                    let is_dead = keeper.pidfd().has_exited().unwrap_or(true);
-                    return if is_dead { self.keeper_gone() } else { None };
-                }
+                // A keeper that was killed may leave its socket open in nobody: its death alone says it.
+                Received::Nothing if is_dead => return self.keeper_gone(),
+                Received::Nothing => return None,
                 Received::Closed => return self.keeper_gone(),
                 Received::Notice(notice) => {
                     if let Some(outcome) = self.hear(&notice) {
