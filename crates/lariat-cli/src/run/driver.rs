@@ -65,9 +65,13 @@ pub(crate) fn run(options: &RunOptions) -> Result<Ending, RunError> {
     files::set_nonblocking(&ours, true).map_err(own("prepare the socket"))?;
     let keeper = Keeper::from_fork(child.identity, ours, child.pidfd);
     let hears_hangup = !before.ignored.contains(Signal::HUP);
+    let mut machine = Machine::new(options.grace, hears_hangup);
+    if options.has_lifeline || options.dies_with_parent {
+        machine.stay_awake();
+    }
     Driver {
         keeper: Some(keeper),
-        machine: Machine::new(options.grace, hears_hangup),
+        machine,
         signals,
         ties,
         stop,
@@ -345,11 +349,11 @@ impl Driver {
         None
     }
 
-    /// Stops as the command did. Returns when the shell continues us.
+    /// Stops as the command did. Returns when the shell continues us, which the signal that it does that with says as
+    /// well; or at once where there is no shell to do that (an orphaned process group), and the command stays stopped.
     fn stop_self(&mut self, signal: Signal) {
         let signal = if STOPS.contains(&signal) { signal } else { Signal::TSTP };
         let _ = signal::stop_self(signal);
-        self.wake_leader();
     }
 
     fn adopt(&mut self, grace: Duration) {
