@@ -187,6 +187,24 @@ fn a_command_that_was_stopped_without_a_shell_stays_stopped() {
     arena.finish();
 }
 
+/// Somebody stopped the keeper: it is woken for an order, and by lariat's death.
+#[test]
+fn a_keeper_that_was_stopped_does_its_work() {
+    for end in [libc::SIGTERM, libc::SIGKILL] {
+        let arena = Arena::new();
+        let (running, facts) = start(&arena, &["--grace", "10m"], &["daemon", "--manner", "graceful"]);
+        let keepers = census::children_of(running.pid());
+        let keeper = census::Seen::of(keepers[0]).expect("it is alive");
+        keeper.signal(libc::SIGSTOP);
+        wait_until("the stop", PATIENCE, || (state(keeper.pid) == 'T').then_some(()));
+        running.signal(end);
+        running.wait();
+        arena.wait_until_empty(PATIENCE);
+        assert!(facts.has("clean-leader") && facts.has("clean-daemon"));
+        arena.finish();
+    }
+}
+
 /// Returns the letter that `/proc` shows for what a process is doing.
 fn state(pid: i32) -> char {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
