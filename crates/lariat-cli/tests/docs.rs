@@ -4,7 +4,7 @@
 //!   must print the lines below it. All blocks of a document are one session. `^C` on a line of its own is typed at the
 //!   terminal when everything above it has been shown.
 //! - A `toml` block is a whole `lariat.toml`, a `procfile` block a whole Procfile: `lariat check` must like it.
-//! - A `sh` block holds commands of cargo's, which the other steps of the tests run. A `text` block is a picture.
+//! - A `sh` block holds commands of a few known kinds, which are not run here. A `text` block is a picture.
 //!
 //! What differs from run to run is compared by kind: run ids, times, durations, sizes, and numbers of two and more
 //! digits. `...` stands for lines that are left out; where it is used, the order of lines counts only for the phases
@@ -16,6 +16,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 
 use lariat_testkit::wait::wait_at_most;
 use lariat_testkit::{Arena, PATIENCE, Pty, subject};
@@ -24,8 +25,9 @@ use regex::Regex;
 const LARIAT: &str = env!("CARGO_BIN_EXE_lariat");
 /// What the documents say for the directory that the repository was cloned into.
 const CLONE: &str = "/home/you/lariat";
-/// Commands that may be shown without being run here: cargo's.
-const CARGO: &str = "cargo ";
+/// Commands that may be shown without being run here: cargo's, which other steps of the tests run, and those for the
+/// example of real servers, which tests of its own run.
+const SHOWN: [&str; 3] = ["cargo ", "apt-get install ", "curl http://127.0.0.1:"];
 
 /// One fenced block.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -79,10 +81,12 @@ fn run(arena: &Arena, text: &str) -> Result<(), String> {
             "console" => session.block(&block).map_err(at)?,
             "toml" => check(arena, "lariat.toml", &block).map_err(at)?,
             "procfile" => check(arena, "Procfile", &block).map_err(at)?,
-            "sh" => match block.lines.iter().find(|line| !line.starts_with(CARGO)) {
-                Some(line) => return Err(at(format!("`{line}` is run by nobody"))),
-                None => {}
-            },
+            "sh" => {
+                match block.lines.iter().find(|line| !SHOWN.iter().any(|shown| line.starts_with(shown))) {
+                    Some(line) => return Err(at(format!("`{line}` is run by nobody"))),
+                    None => {}
+                }
+            }
             "text" => {}
             _ => return Err(at("what kind of block is this?".to_owned())),
         }
@@ -170,7 +174,11 @@ impl<'a> Session<'a> {
     fn step(&mut self, step: &Step<'_>) -> Result<(), String> {
         if let Some(dir) = step.command.strip_prefix("cd ") {
             self.dir = self.dir.join(dir);
-            return if self.dir.is_dir() { Ok(()) } else { Err(format!("there is no {}", self.dir.display())) };
+            return if self.dir.is_dir() {
+                Ok(())
+            } else {
+                Err(format!("there is no {}", self.dir.display()))
+            };
         }
         let command = self.translated(step.command);
         let mut output = self.output(&command, step)?;
@@ -222,24 +230,23 @@ impl<'a> Session<'a> {
 
     /// Returns a command with the numbers and run ids that are meant.
     fn translated(&self, command: &str) -> String {
-        let number = Regex::new(r"\b[0-9a-f]{16}\b|\b\d{2,}\b").expect("a pattern");
         let real = |found: &regex::Captures<'_>| {
             self.numbers.get(&found[0]).cloned().unwrap_or_else(|| found[0].to_owned())
         };
-        number.replace_all(command, real).into_owned()
+        ID_OR_NUMBER.replace_all(command, real).into_owned()
     }
 
     fn compare(&mut self, step: &Step<'_>, output: &[String]) -> Result<(), String> {
         let (_, expected) = step.expected();
-        let wrong = |what: String| Err(format!("`{}`: {what}\nit prints:\n{}", step.command, output.join("\n")));
+        let wrong =
+            |what: String| Err(format!("`{}`: {what}\nit prints:\n{}", step.command, output.join("\n")));
         if step.leaves_out() {
             if let Some(line) = missing(&expected, output) {
                 return wrong(format!("there is no line `{line}`"));
             }
             let is_phase = |line: &&str| line.starts_with('[') || line.starts_with("nothing is left");
             let phases: Vec<String> = expected.iter().copied().filter(is_phase).map(alike).collect();
-            let shown: Vec<String> =
-                output.iter().map(String::as_str).filter(is_phase).map(alike).collect();
+            let shown: Vec<String> = output.iter().map(String::as_str).filter(is_phase).map(alike).collect();
             if phases != shown {
                 return wrong(format!("the phases are {shown:?}"));
             }
@@ -251,7 +258,8 @@ impl<'a> Session<'a> {
             }
         }
         for line in &expected {
-            if let Some(real) = output.iter().find(|real| alike(real) == alike(line)) {
+            let kind = alike(line);
+            if let Some(real) = output.iter().find(|real| alike(real) == kind) {
                 self.numbers.extend(numbers(line).into_iter().zip(numbers(real)));
             }
         }
@@ -262,17 +270,20 @@ impl<'a> Session<'a> {
 /// Returns the first line that is not among those printed.
 fn missing<'a>(expected: &[&'a str], output: &[String]) -> Option<&'a str> {
     let mut left: Vec<String> = output.iter().map(|line| alike(line)).collect();
-    expected.iter().copied().find(|line| match left.iter().position(|real| *real == alike(line)) {
-        Some(at) => {
-            left.swap_remove(at);
-            false
+    expected.iter().copied().find(|line| {
+        let wanted = alike(line);
+        match left.iter().position(|real| *real == wanted) {
+            Some(at) => {
+                left.swap_remove(at);
+                false
+            }
+            None => true,
         }
-        None => true,
     })
 }
 
-/// Returns a line with times, durations and sizes replaced by their kind.
-fn without_times(line: &str) -> String {
+/// What differs from run to run, by kind.
+static KINDS: LazyLock<Vec<(Regex, &str)>> = LazyLock::new(|| {
     let kinds = [
         (r"\b[0-9a-f]{16}\b", "RUN"),
         (r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d+Z", "MOMENT"),
@@ -280,9 +291,16 @@ fn without_times(line: &str) -> String {
         (r"\b\d+ min \d+ s\b|\b\d+(\.\d+)? m?s\b", "SPAN"),
         (r"\b\d+ MiB\b", "SIZE"),
     ];
-    kinds.iter().fold(line.to_owned(), |line, (pattern, kind)| {
-        Regex::new(pattern).expect("a pattern").replace_all(&line, *kind).into_owned()
-    })
+    kinds.map(|(pattern, kind)| (Regex::new(pattern).expect("a pattern"), kind)).into()
+});
+static RUN_ID: LazyLock<Regex> = LazyLock::new(|| Regex::new(r"\b[0-9a-f]{16}\b").expect("a pattern"));
+static NUMBER: LazyLock<Regex> = LazyLock::new(|| Regex::new(r"\b\d{2,}\b").expect("a pattern"));
+static ID_OR_NUMBER: LazyLock<Regex> =
+    LazyLock::new(|| Regex::new(r"\b[0-9a-f]{16}\b|\b\d{2,}\b").expect("a pattern"));
+
+/// Returns a line with times, durations and sizes replaced by their kind.
+fn without_times(line: &str) -> String {
+    KINDS.iter().fold(line.to_owned(), |line, (pattern, kind)| pattern.replace_all(&line, *kind).into_owned())
 }
 
 /// Returns a line with everything that differs from run to run replaced by its kind. A line that is only a number is
@@ -292,25 +310,26 @@ fn alike(line: &str) -> String {
         return line.trim().to_owned();
     }
     let line = without_times(line);
-    let line = Regex::new(r"\b\d{2,}\b").expect("a pattern").replace_all(&line, "N").into_owned();
+    let line = NUMBER.replace_all(&line, "N");
     line.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 /// Returns the run ids and numbers of a line, without what is a time, a duration or a size.
 fn numbers(line: &str) -> Vec<String> {
-    let run = Regex::new(r"\b[0-9a-f]{16}\b").expect("a pattern");
-    let runs: Vec<String> = run.find_iter(line).map(|found| found.as_str().to_owned()).collect();
-    let line = without_times(line);
-    let number = Regex::new(r"\b\d{2,}\b").expect("a pattern");
-    let numbers = number.find_iter(&line).map(|found| found.as_str().to_owned());
-    runs.into_iter().chain(numbers).collect()
+    let runs = RUN_ID.find_iter(line).map(|found| found.as_str().to_owned());
+    let rest = without_times(line);
+    let numbers = NUMBER.find_iter(&rest).map(|found| found.as_str().to_owned());
+    runs.chain(numbers).collect()
 }
 
 #[test]
 fn the_readme_is_true() {
     let text = fs::read_to_string(root().join("README.md")).expect("a README");
     let kinds: Vec<String> = blocks(&text).into_iter().map(|block| block.kind).collect();
-    assert!(["console", "toml", "sh"].iter().all(|kind| kinds.iter().any(|found| found == kind)), "{kinds:?}");
+    assert!(
+        ["console", "toml", "sh"].iter().all(|kind| kinds.iter().any(|found| found == kind)),
+        "{kinds:?}"
+    );
     let arena = Arena::new();
     let result = run(&arena, &text);
     assert_eq!(result.map_err(|wrong| format!("README.md, {wrong}")), Ok(()));
@@ -319,7 +338,10 @@ fn the_readme_is_true() {
 
 #[test]
 fn the_other_documents_are_true() {
-    for path in documents().iter().filter(|path| !path.ends_with("README.md") || path.components().any(|c| c.as_os_str() == "examples")) {
+    for path in documents()
+        .iter()
+        .filter(|path| !path.ends_with("README.md") || path.components().any(|c| c.as_os_str() == "examples"))
+    {
         let arena = Arena::new();
         let text = fs::read_to_string(path).expect("a document");
         let result = run(&arena, &text);
@@ -340,7 +362,10 @@ fn a_wrong_document_fails() {
         ("more output", "```console\n$ echo one; echo two\none\n```\n"),
         ("less output", "```console\n$ echo one\n...\none\ntwo\n```\n"),
         ("another exit code", "```console\n$ lariat run -- sh -c 'exit 7'\n$ echo $?\n8\n```\n"),
-        ("another order of phases", "```console\n$ echo '[2/5] b'; echo '[1/5] a'\n...\n[1/5] a\n[2/5] b\n```\n"),
+        (
+            "another order of phases",
+            "```console\n$ echo '[2/5] b'; echo '[1/5] a'\n...\n[1/5] a\n[2/5] b\n```\n",
+        ),
         ("a directory that is not there", "```console\n$ cd examples/second\n```\n"),
     ];
     let arena = Arena::new();
