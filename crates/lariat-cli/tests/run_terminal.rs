@@ -162,7 +162,7 @@ fn a_prompt_of_python_survives_an_interrupt() {
 fn three_interrupts_in_a_second_stop_a_command_that_handles_them() {
     let (bash, python) = (need!("bash"), need!("python3"));
     let mut shell = Shell::new(&bash);
-    let program = "import signal,time\nsignal.signal(signal.SIGINT, lambda *a: print('ca'+'ught', flush=True))\n\
+    let program = "import os,signal,time\nsignal.signal(signal.SIGINT, lambda *a: os.write(1, b'ca' + b'ught '))\n\
                    print('sta'+'nds', flush=True)\nwhile True: time.sleep(60)\n";
     let script = shell.arena.write("handler.py", program);
     shell.line(&format!("$L {python} {}", script.display()));
@@ -337,9 +337,9 @@ fn two_under_one_runner_both_end_and_the_runner_hears_it() {
     let python = need!("python3");
     both(|shell, prefix| {
         let (one, two) = (shell.arena.facts("one"), shell.arena.facts("two"));
-        let program = "import subprocess,sys\n\
+        let program = "import os,subprocess,sys\n\
                        import signal\n\
-                       signal.signal(signal.SIGINT, lambda *a: print('hea'+'rd', flush=True))\n\
+                       signal.signal(signal.SIGINT, lambda *a: os.write(1, b'hea' + b'rd '))\n\
                        a = [subprocess.Popen(['/bin/bash','-c','exec '+c]) for c in sys.argv[1:]]\n\
                        print('en'+'ded', [p.wait() for p in a])\n";
         let script = shell.arena.write("runner.py", program);

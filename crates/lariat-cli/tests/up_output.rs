@@ -204,15 +204,15 @@ fn a_pipe_that_nobody_reads_holds_up_nothing_under_a_flood() {
 }
 
 #[test]
-fn a_reader_that_left_does_not_end_the_stack() {
+fn a_reader_that_left_ends_the_stack_gracefully() {
+    // `lariat up | head` and a log viewer that was quit: nobody is looking any more, as after a terminal's end.
     let arena = Arena::new();
     let facts = arena.facts("f");
-    let stack = stack(&arena, &facts, "flood", "--lines 400000 --stay 1");
+    let stack = stack(&arena, &facts, "flood", "--lines 20000000");
     let mut up = stack.lariat(&arena, &["up", "--yes"]).stdout(Stdio::piped()).start();
+    facts.wait_for("ready");
     drop(up.take_stdout());
-    facts.wait_for("written");
-    assert!(up.is_alive(), "{}", up.stderr());
-    down(&arena, &stack, &up);
+    up.wait().expect(0);
     has_all_lines(&stack, &facts);
     arena.finish();
 }
@@ -256,7 +256,8 @@ fn a_full_disk_blocks_and_kills_nobody_and_what_was_dropped_is_counted() {
         digits.contains(&dropped) || said.contains("dropped"),
         "nobody counts the {dropped} dropped bytes: {said}"
     );
-    assert!(said.contains("dropped"), "{said}");
+    let report: Vec<&str> = said.lines().filter(|line| !line.starts_with("server |")).collect();
+    assert!(report.iter().any(|line| line.contains(&dropped)), "nobody counts {dropped} bytes: {report:#?}");
     arena.finish();
 }
 

@@ -70,15 +70,19 @@ fn a_forced_down_skips_the_grace_period() {
 }
 
 #[test]
-fn detached_it_goes_on_without_its_terminal_until_down() {
+fn detached_it_comes_back_when_all_is_ready_and_goes_on_without_its_terminal() {
     let arena = Arena::new();
-    let (stack, facts) = project(&arena, "project", "daemon", "--manner graceful");
+    let facts = arena.facts("f");
+    let line = fixture::line("daemon", &facts, "--manner graceful");
+    let toml =
+        format!("[service.server]\nrun = 'sleep 0.7; echo is up; {line}'\nready = {{ log = 'is up' }}\n");
+    let stack = Stack::new(&arena, LARIAT, "project", &toml);
     let mut pty = Pty::new();
     let up = pty.start(stack.in_front(&arena, &["up", "-d", "--yes"]));
     assert_eq!(pty.wait_end(&up).code(), Some(0), "{}", pty.text());
+    assert!(String::from_utf8_lossy(&stack.store("server")).contains("is up"), "it came back too early");
     pty.close();
-    // Detached means started: the run is up when the command returns.
-    assert_eq!(stack.count("startup-finished"), 1);
+    facts.wait_for("ready");
     assert!(Seen::of(facts.pid("leader")).is_some_and(|seen| seen.is_alive()));
     assert!(facts.told("leader").is_empty(), "the terminal's end reached it");
     let ps = stack.run(&arena, &["ps"]).expect(0);

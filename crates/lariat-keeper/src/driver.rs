@@ -99,12 +99,17 @@ impl Driver {
     ///
     /// Blocks for as long as the service lives. Once a stop has begun it is bounded by the grace period and
     /// [`crate::stop::KILL_LIMIT`].
-    pub fn run(mut self) -> End {
+    /// `before_the_wait` is called once, when everything about the start is done.
+    pub fn run(mut self, before_the_wait: impl FnOnce()) -> End {
         self.say(&Notice::Started { leader: self.leader });
         let mut end = None;
         if self.parts.supervisor.is_none() {
             end = self.supervisor_gone();
         }
+        if end.is_none() {
+            end = self.turn();
+        }
+        before_the_wait();
         while end.is_none() {
             end = self.turn();
         }
@@ -235,10 +240,19 @@ impl Driver {
         if is_changed && end.is_none() {
             end = self.handle(Event::Reaped);
         }
-        if is_changed && end.is_none() && self.lineage.is_empty() {
-            end = self.handle(Event::Empty);
+        if end.is_none() && is_changed {
+            end = self.look_for_the_end();
         }
         end
+    }
+
+    /// Sees that nobody is left without walking: no child but the leader's zombie means no living descendant.
+    fn look_for_the_end(&mut self) -> Option<End> {
+        if self.is_leader_reaped {
+            return if self.lineage.is_empty() { self.handle(Event::Empty) } else { None };
+        }
+        let is_last = self.leader_exit.is_some() && self.lineage.is_without_orphans();
+        if is_last { self.handle(Event::Walked { members: &[], took: Duration::ZERO }) } else { None }
     }
 
     fn look_at_leader(&mut self) -> Option<End> {

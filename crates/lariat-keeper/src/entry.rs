@@ -85,7 +85,9 @@ pub fn entry() {
         return;
     }
     let code = match take_over() {
-        Some((plan, control, supervisor, holdings)) => become_keeper(plan, control, supervisor, holdings),
+        Some((plan, control, supervisor, holdings)) => {
+            hold(plan, control, supervisor, holdings, process::forget_startup_pages)
+        }
         // Started by hand: there is no supervisor on the other side and nothing to hold.
         None => 2,
     };
@@ -119,6 +121,16 @@ fn take_output() -> Option<Output> {
 /// The process becomes a child subreaper, blocks all signals, leaves its session for one of its own (after the spawn,
 /// when the leader is to stay), renames itself and gives up its standard streams.
 pub fn become_keeper(plan: Plan, control: OwnedFd, supervisor: Identity, holdings: Holdings) -> u8 {
+    hold(plan, control, supervisor, holdings, || {})
+}
+
+fn hold(
+    plan: Plan,
+    control: OwnedFd,
+    supervisor: Identity,
+    holdings: Holdings,
+    before_the_wait: impl FnOnce(),
+) -> u8 {
     let _ = files::set_nonblocking(&control, true);
     match start(&plan, &holdings) {
         Err(SpawnError { step, errno }) => {
@@ -139,7 +151,7 @@ pub fn become_keeper(plan: Plan, control: OwnedFd, supervisor: Identity, holding
             let supervisor = PidFd::open(supervisor).ok();
             let parts = Parts { control, supervisor, signals, drain, ends, label: plan.label, run: plan.run };
             let machine = Machine::new(plan.stop, plan.is_daemon, leader);
-            let end = Driver::new(parts, machine, leader, plan.stop.signal).run();
+            let end = Driver::new(parts, machine, leader, plan.stop.signal).run(before_the_wait);
             // The lock is let go of by our exit, after the last word.
             drop(lock);
             u8::from(end.left > 0)

@@ -212,7 +212,7 @@ impl Machine {
         let mut actions = vec![Action::Tell(Notice::LeaderExited { exit })];
         match self.state {
             State::Up => actions.push(Action::Walk { examine: false }),
-            _ => actions.extend(self.pass_on(now, StopEvent::Changed)),
+            _ => actions.extend(self.pass_on(now, StopEvent::LeaderGone)),
         }
         actions
     }

@@ -135,6 +135,8 @@ pub enum StopEvent<'a> {
     Woke,
     /// Somebody died.
     Changed,
+    /// The leader died.
+    LeaderGone,
     /// A walk was made, parents before children. It took this long.
     Walked {
         /// Everyone but the zombie of the leader.
@@ -201,6 +203,8 @@ pub struct StopMachine {
     told: HashSet<Identity>,
     /// Who was there when the round began; the epoch is that moment in clock ticks.
     roster: HashSet<Identity>,
+    /// The same with all that is known of them, until the rest was told.
+    waiting: Vec<Member>,
     epoch: u64,
     /// The rounds' examination for interactive shells: due at, until it was made.
     examine_at: Option<Instant>,
@@ -225,6 +229,7 @@ impl StopMachine {
             grace_end: now.instant + plan.grace,
             told: HashSet::new(),
             roster: HashSet::new(),
+            waiting: Vec::new(),
             epoch: now.ticks,
             examine_at: None,
             hung_up: HashSet::new(),
@@ -282,6 +287,12 @@ impl StopMachine {
                 self.last_death = now.instant;
                 self.walk_pause = WALK_PAUSE_MIN;
                 self.walk_at = self.walk_earliest.max(now.instant);
+            }
+            StopEvent::LeaderGone => {
+                self.last_death = now.instant;
+                self.walk_pause = WALK_PAUSE_MIN;
+                self.walk_at = self.walk_earliest.max(now.instant);
+                self.tell_those_who_waited(now, &mut actions);
             }
             StopEvent::Hurry => self.begin_killing(now),
             StopEvent::Cut(at) => self.grace_end = self.grace_end.min(at),
@@ -361,6 +372,7 @@ impl StopMachine {
     /// Notes who is there before the first signal of a round is sent.
     fn begin_round(&mut self, now: Now, members: &[Member]) {
         self.epoch = now.ticks;
+        self.waiting = members.to_vec();
         self.roster = members.iter().map(|m| m.identity).collect();
     }
 
@@ -396,8 +408,18 @@ impl StopMachine {
         }
     }
 
+    /// The leader was the first to be told and is gone: the rest need not wait for another walk.
+    fn tell_those_who_waited(&mut self, now: Now, actions: &mut Vec<StopAction>) {
+        let by_leader = self.start == Start::Leader && self.plan.scope != StopScope::Group;
+        if by_leader && matches!(self.phase, Phase::First { .. }) {
+            let waiting = std::mem::take(&mut self.waiting);
+            self.tell_rest(now, &waiting, actions);
+        }
+    }
+
     fn tell_rest(&mut self, now: Now, members: &[Member], actions: &mut Vec<StopAction>) {
         self.phase = Phase::Rest;
+        self.waiting = Vec::new();
         self.examine_at = Some(now.instant + EXAMINE_DELAY);
         self.tell_overlooked(members, actions);
     }

@@ -142,6 +142,30 @@ pub fn fill_random(mut bytes: &mut [u8]) -> Result<()> {
     Ok(())
 }
 
+unsafe extern "C" {
+    /// Where the executable's read-only part begins in memory; defined by the linker.
+    static __executable_start: u8;
+    /// Where its code ends; defined by the linker.
+    static etext: u8;
+}
+
+/// Unmaps the pages of our own executable that starting up has touched (`madvise(2)`, `MADV_DONTNEED`).
+///
+/// They stay in the page cache and come back one by one as they are run again. For a process that will sleep for long:
+/// what it did at its start does not count as its memory then. Does nothing where the kernel refuses.
+pub fn forget_startup_pages() {
+    let page = rustix::param::page_size();
+    let (start, end) = ((&raw const __executable_start).addr(), (&raw const etext).addr());
+    let (first, last) = (start.next_multiple_of(page), end / page * page);
+    if first < last {
+        // SAFETY: the range is the file-backed read-only and executable part of this program, which nothing writes; a
+        // page that is dropped is read from the same file again when it is touched.
+        let _ = unsafe {
+            libc::madvise(std::ptr::with_exposed_provenance_mut(first), last - first, libc::MADV_DONTNEED)
+        };
+    }
+}
+
 /// Defines the program's `main` as the C library calls it, which remembers its arguments ([`remember_argv`]) and returns
 /// what the named function, of type `fn() -> i32`, returns.
 ///

@@ -260,35 +260,52 @@ pub fn raise_to_death(signal: Signal) -> ! {
 /// # Errors
 /// [`Errno::INVAL`] for a signal that does not stop.
 pub fn stop_self(signal: Signal) -> Result<()> {
-    if !matches!(signal, Signal::STOP | Signal::TSTP | Signal::TTIN | Signal::TTOU) {
+    if signal == Signal::STOP {
+        // SAFETY: raise(3) takes an integer.
+        return call::check(unsafe { libc::raise(signal.number()) }).map(drop);
+    }
+    stop_self_if(signal, || true)
+}
+
+/// Does what [`stop_self`] does if `is_wanted` says so, without a gap between the look and the stop: the signal is
+/// pending by then, and a CONT that comes later takes it away again.
+///
+/// # Errors
+/// [`Errno::INVAL`] for any signal but TSTP, TTIN and TTOU.
+pub fn stop_self_if(signal: Signal, is_wanted: impl FnOnce() -> bool) -> Result<()> {
+    if !matches!(signal, Signal::TSTP | Signal::TTIN | Signal::TTOU) {
         return Err(Errno::INVAL);
     }
     let only = SignalSet::empty().with(signal);
-    let mut before = Action { handler: 0, rest: [0; 4] };
-    let action = Action { handler: libc::SIG_DFL, rest: [0; 4] };
-    if signal != Signal::STOP {
-        // SAFETY: both pointers are to structures that are no shorter than the kernel's.
-        call::check(unsafe {
-            libc::syscall(
-                libc::SYS_rt_sigaction,
-                signal.number(),
-                &raw const action,
-                &raw mut before,
-                SET_SIZE,
-            )
-        })?;
-    }
     let mask = change_mask(libc::SIG_BLOCK, only);
+    let before = exchange_action(signal, &Action { handler: libc::SIG_DFL, rest: [0; 4] });
     // SAFETY: raise(3) takes an integer. The signal waits until it is unblocked, and stops us there.
     let raised = call::check(unsafe { libc::raise(signal.number()) });
+    if !is_wanted() {
+        // Ignoring a signal takes a pending one away.
+        let _ = exchange_action(signal, &Action { handler: libc::SIG_IGN, rest: [0; 4] });
+    }
     change_mask(libc::SIG_UNBLOCK, only);
     change_mask(libc::SIG_SETMASK, mask);
-    if signal != Signal::STOP {
-        let none: *mut Action = std::ptr::null_mut();
-        // SAFETY: `before` is what the kernel wrote, so any handler in it is one that was installed by its owner.
-        call::check(unsafe {
-            libc::syscall(libc::SYS_rt_sigaction, signal.number(), &raw const before, none, SET_SIZE)
-        })?;
+    if let Ok(before) = &before {
+        exchange_action(signal, before)?;
     }
-    raised.map(drop)
+    before.and(raised).map(drop)
+}
+
+/// Sets what a signal does and returns what it did. A handler comes only from an earlier call's result.
+fn exchange_action(signal: Signal, action: &Action) -> Result<Action> {
+    let mut before = Action { handler: 0, rest: [0; 4] };
+    // SAFETY: both pointers are to structures that are no shorter than the kernel's, and the action is one of the two
+    // constants or what the kernel itself wrote for an owner of this program.
+    call::check(unsafe {
+        libc::syscall(
+            libc::SYS_rt_sigaction,
+            signal.number(),
+            std::ptr::from_ref(action),
+            &raw mut before,
+            SET_SIZE,
+        )
+    })?;
+    Ok(before)
 }

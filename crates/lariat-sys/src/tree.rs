@@ -31,6 +31,12 @@ pub fn children(pid: i32, out: &mut Vec<i32>) -> Result<()> {
 /// Processes in `skip` and whatever hangs below them are left out. Each process appears once. Falls back to
 /// [`walk_by_scan`] where the kernel keeps no children lists.
 pub fn walk(root: i32, skip: &[i32], out: &mut Vec<Stat>) -> Result<()> {
+    walk_visiting(root, skip, &mut |_| {}, out)
+}
+
+/// Does what [`walk`] does, and calls `visit` with each number after it was found and *before* its stat is read: the
+/// place to open a pidfd, which is then the process that was found or an earlier one with its number, never a later.
+pub fn walk_visiting(root: i32, skip: &[i32], visit: &mut dyn FnMut(i32), out: &mut Vec<Stat>) -> Result<()> {
     if !has_children_lists() {
         return walk_by_scan(root, skip, out);
     }
@@ -42,6 +48,7 @@ pub fn walk(root: i32, skip: &[i32], out: &mut Vec<Stat>) -> Result<()> {
     loop {
         for pid in found.drain(..) {
             if seen.insert(pid) {
+                visit(pid);
                 out.extend(procfs::read_stat(pid)?);
             }
         }

@@ -29,7 +29,9 @@ impl Port {
     /// When none of ten thousand is free.
     #[must_use]
     pub fn claim() -> Self {
-        let dir = std::env::temp_dir().join("lariat-test-ports");
+        // One for each user: nobody can lock the files of another.
+        let name = format!("lariat-test-ports-{}", rustix::process::geteuid().as_raw());
+        let dir = std::env::temp_dir().join(name);
         fs::create_dir_all(&dir).expect("the temporary directory is writable");
         let start = std::process::id() % u32::from(PORTS.end - PORTS.start);
         let start = u16::try_from(start).unwrap_or(0);

@@ -1,10 +1,11 @@
 //! `lariat down`: stops the run, or finishes what a dead one left, and shows the proof.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use lariat::api::{Answer, Client, ClientError, Request};
 use lariat::shutdown::report::Report;
 use lariat::supervisor::recovery::{self, Access, LiveRun, Past};
+use lariat_sys::pidfd::PidFd;
 
 use super::show::narrator::Narrator;
 use super::show::{harmless, report};
@@ -16,6 +17,9 @@ use crate::output::{Failure, Output};
 
 /// The grace period that keepers of an unknown configuration may have.
 const GRACE_UNKNOWN: Duration = Duration::from_secs(60);
+
+/// How long the supervisor may take to exit after its last word.
+const EXIT_WITHIN: Duration = Duration::from_secs(2);
 
 /// Stops the project's run.
 pub(crate) fn run(args: &DownArgs, output: &mut Output) -> Result<ExitCode, Failure> {
@@ -88,6 +92,7 @@ fn stop(run: &LiveRun, args: &DownArgs, output: &mut Output) -> Result<Option<Re
                 output.flush();
             }
             Answer::Report(report) => {
+                wait_exit(run);
                 if !args.json {
                     output.print(report::ending(&report, output.is_out_styled()));
                 }
@@ -100,5 +105,14 @@ fn stop(run: &LiveRun, args: &DownArgs, output: &mut Output) -> Result<Option<Re
 }
 
 fn is_alive(run: &LiveRun) -> bool {
-    run.pid.is_some_and(|pid| matches!(lariat_sys::procfs::read_stat(pid), Ok(Some(stat)) if stat.is_alive()))
+    run.supervisor.is_some_and(|supervisor| supervisor.is_alive())
+}
+
+/// Waits until the supervisor, which has said its last word, has exited: when `down` returns, nothing is there.
+fn wait_exit(run: &LiveRun) {
+    let process = run.supervisor.and_then(|supervisor| PidFd::open(supervisor).ok());
+    if let Some(process) = process {
+        // One that takes longer is stuck behind its terminal, and holds nothing but that.
+        let _ = process.wait_exit(Some(Instant::now() + EXIT_WITHIN));
+    }
 }

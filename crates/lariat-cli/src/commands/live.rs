@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use lariat::api::{Answer, Client, ClientError, Refusal, Request};
 use lariat::ledger::STATE_DIR;
+use lariat::shutdown::report::{Outcome, Report};
 use lariat::supervisor::recovery::{self, LiveRun};
 
 use super::past::ledger_failure;
@@ -33,13 +34,29 @@ pub(crate) fn no_run(root: &Path) -> Failure {
         .hint("`lariat up` starts one; `lariat logs` shows what the last one wrote")
 }
 
+/// Says that the last run crashed, and what became of its services.
+fn crashed(report: &Report) -> Failure {
+    let failure = Failure::new(ExitCode::NoRun, format!("run {} did not end by itself", report.run))
+        .because(&report.why)
+        .hint("`lariat down` ends what is left and closes it; `lariat up` does so before it starts");
+    let ended = report.services.iter().filter(|service| service.outcome != Outcome::NotRunning);
+    ended.fold(failure, |failure, service| {
+        failure.because(format!("{} {}", service.service, recovery::outcome_in_words(service.outcome)))
+    })
+}
+
 /// Connects to the project's run.
 ///
 /// # Errors
 /// There is none, or its supervisor does not answer.
 pub(crate) fn connect() -> Result<(Client, LiveRun), Failure> {
     let root = project_root()?;
-    let live = recovery::find_live(&root).map_err(ledger_failure)?.ok_or_else(|| no_run(&root))?;
+    let Some(live) = recovery::find_live(&root).map_err(ledger_failure)? else {
+        return Err(match recovery::peek(&root).map_err(ledger_failure)? {
+            Some(report) => crashed(&report),
+            None => no_run(&root),
+        });
+    };
     let Some(socket) = &live.socket else {
         return Err(Failure::new(ExitCode::NoRun, live.to_string()).hint("try again in a moment"));
     };

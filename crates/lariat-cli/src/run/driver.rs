@@ -54,7 +54,7 @@ pub(crate) fn run(options: &RunOptions) -> Result<Ending, RunError> {
     let (ours, theirs) = sockets::seqpacket_pair().map_err(own("make a socket pair"))?;
     let me = Identity::current();
     let plan = plan(options, &before, ties.terminal.is_some(), me);
-    let stop = plan.stop;
+    let (stop, plan_has_session) = (plan.stop, plan.has_session);
     let forked = spawn::fork_alone().map_err(own("fork the keeper"))?;
     let Some(child) = forked else {
         // The keeper. What it does not need must not outlive us in it.
@@ -72,6 +72,7 @@ pub(crate) fn run(options: &RunOptions) -> Result<Ending, RunError> {
         ties,
         stop,
         strangers: before.children,
+        shares_group: !plan_has_session,
         leader: None,
         adoption: None,
     }
@@ -145,6 +146,8 @@ struct Driver {
     ties: Ties,
     stop: StopPlan,
     strangers: Vec<i32>,
+    /// The command is in our process group, on our terminal.
+    shares_group: bool,
     leader: Option<Identity>,
     adoption: Option<Adoption<Lineage>>,
 }
@@ -206,7 +209,10 @@ impl Driver {
     }
 
     fn wait(&mut self, deadline: Option<Instant>) -> (bool, bool, Vec<Cut>) {
-        let mut fds = vec![PollFd::new(&self.signals, PollFlags::IN)];
+        // Nothing is decided about a signal before it is known who the command is: whether it ignores it counts.
+        let hears =
+            if self.leader.is_none() && self.keeper.is_some() { PollFlags::empty() } else { PollFlags::IN };
+        let mut fds = vec![PollFd::new(&self.signals, hears)];
         if let Some(keeper) = &self.keeper {
             fds.push(PollFd::new(keeper, PollFlags::IN));
             fds.push(PollFd::new(keeper.pidfd(), PollFlags::IN));
@@ -307,11 +313,16 @@ impl Driver {
         })
     }
 
-    /// We were continued. If the command shares our group the shell continued it as well; if not, we pass it on.
-    fn wake_leader(&mut self) {
+    fn leader_is_stopped(&self) -> bool {
         let is_stopped =
             |pid| matches!(procfs::read_stat(pid), Ok(Some(s)) if s.state == procfs::State::Stopped);
-        if self.leader.is_some_and(|leader| is_stopped(leader.pid)) {
+        self.leader.is_some_and(|leader| is_stopped(leader.pid))
+    }
+
+    /// We were continued. A command that shares our group was continued with us, and if it is stopped it was stopped
+    /// again since; only one with a session of its own has to hear it from us.
+    fn wake_leader(&mut self) {
+        if !self.shares_group && self.leader_is_stopped() {
             self.handle(Event::Other(Signal::CONT));
         }
     }
@@ -347,7 +358,8 @@ impl Driver {
     /// Stops as the command did. Returns when the shell continues us.
     fn stop_self(&mut self, signal: Signal) {
         let signal = if STOPS.contains(&signal) { signal } else { Signal::TSTP };
-        let _ = signal::stop_self(signal);
+        // The notice may be old: after `bg` and `fg` the command can run again by now.
+        let _ = signal::stop_self_if(signal, || self.leader_is_stopped());
         self.wake_leader();
     }
 

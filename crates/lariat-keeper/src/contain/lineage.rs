@@ -6,7 +6,7 @@
 //!
 //! Sources: prctl(2) `PR_SET_CHILD_SUBREAPER`, proc_pid_task(5) `children`.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use lariat_sys::Errno;
 use lariat_sys::identity::Identity;
@@ -22,6 +22,9 @@ use crate::stop::{Life, Member, Role};
 /// How a keeper calls itself: the start of its kernel name and of its argument line.
 pub const KEEPER_COMM: &str = "keeper:";
 
+/// How many descriptors of members are held at most: well below the usual limit of 1024 open files.
+const HELD_MAX: usize = 768;
+
 /// The descendants of this process.
 #[derive(Debug)]
 pub struct Lineage {
@@ -33,6 +36,9 @@ pub struct Lineage {
     except: Vec<i32>,
     stats: Vec<Stat>,
     orphans: Vec<i32>,
+    /// Descriptors of members that the last walks found, opened before their start was read. INVARIANT: one refers to
+    /// the member of that identity, or to an earlier descendant with its number, which is dead; never to a stranger.
+    held: HashMap<i32, (u64, PidFd)>,
 }
 
 impl Lineage {
@@ -48,7 +54,15 @@ impl Lineage {
     #[must_use]
     pub fn of_orphans(leader: Option<Identity>, except: Vec<i32>) -> Self {
         let me = lariat_sys::process::pid();
-        Self { me, leader, keeps_leader: false, except, stats: Vec::new(), orphans: Vec::new() }
+        Self {
+            me,
+            leader,
+            keeps_leader: false,
+            except,
+            stats: Vec::new(),
+            orphans: Vec::new(),
+            held: HashMap::new(),
+        }
     }
 
     /// Forgets the leader, which was reaped: its number may be anybody's now.
@@ -61,12 +75,46 @@ impl Lineage {
         self.except = except;
     }
 
+    /// Returns whether no child is there, dead or alive, but the leader and the excepted.
+    pub fn is_without_orphans(&self) -> bool {
+        let mut orphans = Vec::new();
+        self.orphans(&mut orphans).is_ok() && orphans.is_empty()
+    }
+
     fn orphans(&self, out: &mut Vec<i32>) -> lariat_sys::Result<()> {
         out.clear();
         tree::children(self.me, out)?;
         let leader = self.leader.filter(|_| self.keeps_leader).map(|l| l.pid);
         out.retain(|pid| Some(*pid) != leader && !self.except.contains(pid));
         Ok(())
+    }
+
+    /// Walks, and holds a descriptor of whoever is found for the signals that follow: asking again who has a number
+    /// costs more than the signal. What there is no descriptor for is signalled the slow way.
+    fn find(&mut self, stats: &mut Vec<Stat>) -> lariat_sys::Result<()> {
+        let mut before = std::mem::take(&mut self.held);
+        let mut opened = Vec::new();
+        let walked = tree::walk_visiting(
+            self.me,
+            &self.except,
+            &mut |pid| {
+                let is_known = before.contains_key(&pid);
+                if !is_known && opened.len() + before.len() < HELD_MAX {
+                    opened.extend(PidFd::open_pid(pid).ok().map(|pidfd| (pid, pidfd)));
+                }
+            },
+            stats,
+        );
+        let mut fresh: HashMap<i32, PidFd> = opened.into_iter().collect();
+        for stat in stats.iter().filter(|stat| stat.is_alive()) {
+            match before.remove(&stat.pid).filter(|(start, _)| *start == stat.start) {
+                Some(held) => drop(self.held.insert(stat.pid, held)),
+                None => {
+                    self.held.extend(fresh.remove(&stat.pid).map(|pidfd| (stat.pid, (stat.start, pidfd))))
+                }
+            }
+        }
+        walked
     }
 
     fn role(&self, stat: &Stat, nested: &mut HashSet<i32>) -> Role {
@@ -87,7 +135,7 @@ impl Containment for Lineage {
         out.clear();
         let mut stats = std::mem::take(&mut self.stats);
         stats.clear();
-        let walked = tree::walk(self.me, &self.except, &mut stats);
+        let walked = self.find(&mut stats);
         let mut nested = HashSet::new();
         for stat in &stats {
             let role = self.role(stat, &mut nested);
@@ -109,7 +157,14 @@ impl Containment for Lineage {
     }
 
     fn signal(&mut self, member: Identity, signal: Signal) -> lariat_sys::Result<()> {
-        signal_identity(member, signal)
+        match self.held.get(&member.pid) {
+            Some((start, pidfd)) if *start == member.start => match pidfd.signal(signal) {
+                // Dead, or an earlier one with its number: the slow way knows.
+                Err(Errno::SRCH) => signal_identity(member, signal),
+                other => other,
+            },
+            _ => signal_identity(member, signal),
+        }
     }
 
     /// Reaps every dead child but the leader, by number: `P_ALL` would hand out the leader's zombie, which is kept,
@@ -130,8 +185,7 @@ impl Containment for Lineage {
         if self.except.is_empty() {
             return !reap::has_children();
         }
-        let mut orphans = Vec::new();
-        self.orphans(&mut orphans).is_ok() && orphans.is_empty()
+        self.is_without_orphans()
     }
 }
 

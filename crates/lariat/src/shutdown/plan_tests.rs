@@ -101,7 +101,8 @@ fn every_ordered_pair_of_signals() {
 #[test]
 fn three_signals() {
     use Led::{Kill, Leave, Nothing, Plan};
-    let table: [(&[(u64, Event)], &[Led]); 7] = [
+    type Row<'a> = (&'a [(u64, Event)], &'a [Led]);
+    let table: [Row<'_>; 7] = [
         (
             &[(0, typed(Signal::INT)), (100, typed(Signal::INT)), (200, typed(Signal::INT))],
             &[Plan, Kill, Leave],

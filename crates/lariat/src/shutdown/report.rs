@@ -94,6 +94,8 @@ pub enum Outcome {
     Killed,
     /// Somebody of it could not be ended.
     Left,
+    /// Its keeper was killed with the supervisor; whatever it left was found and ended later.
+    Swept,
 }
 
 /// One service.
@@ -254,6 +256,13 @@ impl Tally {
         let service = &mut self.services[place];
         service.outcome = Outcome::Left;
         service.cause = "did not end in time".into();
+    }
+
+    /// Notes that the service at `place` lost its keeper together with its supervisor.
+    pub fn service_swept(&mut self, place: usize) {
+        let service = &mut self.services[place];
+        service.outcome = Outcome::Swept;
+        service.cause = "its supervisor and its keeper were killed".into();
     }
 
     /// Notes orphans that phase 3 ended.

@@ -9,9 +9,7 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use lariat_keeper::client::{Keeper, Received};
-use lariat_keeper::wire::{End, Named, Notice, Order};
-use lariat_sys::Errno;
+use lariat_keeper::client::Keeper;
 use lariat_sys::poll::{self, PollFd, PollFlags};
 use lariat_sys::signal::Signal;
 
@@ -19,24 +17,20 @@ use super::Options;
 use super::books::Books;
 use super::feed::Feed;
 use super::handle::Handle;
+use super::lives::LAST_OUTPUT_WITHIN;
 use super::poller::{Interest, Key, Poller};
 use super::requests::Wait;
 use super::server::{ClientId, Server};
 use super::stack::{self, Stack};
 use super::sweeping::{Hunt, Sweep};
-use super::unit::{Life, Start, Unit};
+use super::unit::Unit;
 use crate::api::Answer;
-use crate::event::{self, EventKind};
+use crate::event::EventKind;
 use crate::logs::pump::{Bell, Flow, Pump};
 use crate::service::graph::Place;
-use crate::service::machine::{self, Cause, State};
-use crate::service::restart::Outcome;
 use crate::service::spec::StackSpec;
 use crate::shutdown::plan::{self, Phase, Why};
-use crate::shutdown::report::{Head, LeftProcess, Report, ServiceCounts, Tally};
-
-/// How long what is in a pipe may take to reach the store once its service is gone.
-const LAST_OUTPUT_WITHIN: Duration = Duration::from_secs(1);
+use crate::shutdown::report::{Head, Report, Tally};
 
 /// How long clients have to read the report.
 const GOODBYE_WITHIN: Duration = Duration::from_millis(500);
@@ -252,322 +246,6 @@ impl Driver {
         }
     }
 
-    fn act_on_service(&mut self, now: Instant, place: Place, action: machine::Action) {
-        match action {
-            machine::Action::Spawn => self.spawn(now, place),
-            machine::Action::WatchReadiness => self.watch_readiness(now, place),
-            machine::Action::DropReadiness => self.drop_readiness(place),
-            machine::Action::OrderStop { grace } => {
-                let service = self.units[place].name.clone();
-                if let Some(life) = &mut self.units[place].life {
-                    life.stop_began.get_or_insert(now);
-                    life.order(&Order::Stop { grace });
-                }
-                self.publish(EventKind::ServiceStopping { service, grace });
-                self.note(place);
-            }
-            machine::Action::OrderKill => {
-                let service = self.units[place].name.clone();
-                if let Some(life) = &mut self.units[place].life {
-                    life.stop_began.get_or_insert(now);
-                    life.order(&Order::Kill);
-                }
-                self.publish(EventKind::ServiceKilled { service });
-                self.note(place);
-            }
-            machine::Action::KillKeeper => {
-                if let Some(life) = &self.units[place].life {
-                    // A keeper that is gone in this moment needs no killing.
-                    let _ = life.keeper.pidfd().signal(Signal::KILL);
-                }
-            }
-            machine::Action::EndOrphans { grace } => self.begin_sweep(now, place, grace),
-            machine::Action::CutOrphans { grace } => self.cut_sweep(now, grace),
-            machine::Action::Ready => {
-                let unit = &self.units[place];
-                let began = unit.life.as_ref().map_or(now, |life| life.began);
-                let service = unit.name.clone();
-                let after = now.saturating_duration_since(began);
-                self.publish(EventKind::ServiceReady { service, after });
-                self.note(place);
-            }
-            machine::Action::Ended(end) => self.life_ended(now, place, end),
-        }
-    }
-
-    fn spawn(&mut self, now: Instant, place: Place) {
-        let ports = super::unit::port_variables(&self.spec, &self.units);
-        let start = Start {
-            spec: &self.spec.services[place],
-            options: &self.options,
-            run: self.books.run(),
-            ports: &ports,
-            pump: &self.pump,
-            lock: self.books.lock(),
-            ends: self.books.ends(),
-        };
-        let begun = self.units[place].begin(&start);
-        let watched = begun.and_then(|begun| {
-            let talk = self.poller.add(&begun.keeper, Interest::Read, Owner::Keeper(place));
-            let death = self.poller.add(begun.keeper.pidfd(), Interest::Read, Owner::KeeperDeath(place));
-            match (talk, death) {
-                (Ok(talk), Ok(death)) => Ok((begun, talk, death)),
-                // Dropping the keeper is its order to stop; it is a stranger to be reaped by then.
-                (Err(errno), _) | (_, Err(errno)) => Err(format!("could not watch the keeper: {errno}")),
-            }
-        });
-        let service = self.units[place].name.clone();
-        match watched {
-            Ok((begun, talk, death)) => {
-                let keeper = begun.keeper.identity().pid;
-                self.units[place].trouble = None;
-                self.units[place].life = Some(Life {
-                    keeper: begun.keeper,
-                    talk: Some(talk),
-                    death,
-                    leader: None,
-                    began: now,
-                    flow: begun.flow,
-                    end: None,
-                    has_failed_to_spawn: false,
-                    stop_began: None,
-                });
-                self.update_exceptions();
-                self.publish(EventKind::ServiceStarting { service, keeper });
-            }
-            Err(reason) => {
-                self.units[place].trouble = Some(reason.clone());
-                self.publish(EventKind::ServiceNotStarted { service, reason });
-                self.tell(place, machine::Event::NotSpawned);
-            }
-        }
-        self.note(place);
-    }
-
-    /// Takes everything that a keeper has said.
-    fn hear(&mut self, place: Place) {
-        loop {
-            let Some(life) = &mut self.units[place].life else { return };
-            match life.keeper.receive() {
-                Received::Notice(notice) => self.notice(place, notice),
-                Received::Nothing => return,
-                Received::Closed => {
-                    if let Some(key) = life.talk.take() {
-                        self.poller.remove(&life.keeper, key);
-                    }
-                    return;
-                }
-            }
-            // The last word ends the life: what comes after it is another one's.
-            self.settle();
-        }
-    }
-
-    fn notice(&mut self, place: Place, notice: Notice) {
-        let service = self.units[place].name.clone();
-        match notice {
-            Notice::Started { leader } => {
-                let unit = &mut self.units[place];
-                unit.leaders.push(leader);
-                let port = unit.port;
-                if let Some(life) = &mut unit.life {
-                    life.leader = Some(leader);
-                }
-                self.publish(EventKind::ServiceStarted { service, pid: leader.pid, port });
-                self.tell(place, machine::Event::Started);
-                self.note(place);
-            }
-            Notice::SpawnFailed { step, errno } => {
-                let reason = format!("could not {step}: {}", Errno::from_raw_os_error(errno));
-                let unit = &mut self.units[place];
-                unit.trouble = Some(reason.clone());
-                if let Some(life) = &mut unit.life {
-                    life.has_failed_to_spawn = true;
-                }
-                self.publish(EventKind::ServiceNotStarted { service, reason });
-                self.tell(place, machine::Event::SpawnFailed);
-            }
-            // A leader that is stopped by a debugger or a shell goes on living.
-            Notice::LeaderStopped { .. } | Notice::LeaderContinued => {}
-            Notice::LeaderExited { exit } => {
-                self.publish(EventKind::LeaderExited { service, exit: exit.into() });
-                self.tell(place, machine::Event::LeaderExited(exit));
-            }
-            Notice::Daemonized { members } => {
-                self.publish(EventKind::ServiceDaemonized { service, members });
-                self.tell(place, machine::Event::Daemonized);
-                self.note(place);
-            }
-            Notice::Stragglers { alive } => self.publish(EventKind::StragglersFound { service, alive }),
-            Notice::Straggler { named } => {
-                let (pid, name) = (named.identity.pid, name_of(&named));
-                self.publish(EventKind::StragglerNamed { service, pid, name });
-            }
-            Notice::Left { named } => self.member_left(Some(service), &named),
-            Notice::Ended(end) => {
-                self.units[place].has_left_members = end.left > 0;
-                if let Some(life) = &mut self.units[place].life {
-                    life.end = Some(end);
-                }
-                let event = machine::Event::KeeperEnded { exit: end.exit, is_empty: end.left == 0 };
-                self.tell(place, event);
-            }
-        }
-    }
-
-    pub(super) fn member_left(&mut self, service: Option<String>, named: &Named) {
-        let reason = match named.errno {
-            0 => "does not die of KILL".to_owned(),
-            errno => format!("could not be signalled: {}", Errno::from_raw_os_error(errno)),
-        };
-        self.tally.left(LeftProcess {
-            service: service.clone(),
-            pid: named.identity.pid,
-            start: named.identity.start,
-            command: name_of(named),
-            age: Duration::ZERO,
-            parents: Vec::new(),
-            reason: reason.clone(),
-        });
-        let (pid, name) = (named.identity.pid, name_of(named));
-        self.publish(EventKind::MemberLeft { service, pid, name, reason });
-    }
-
-    fn keeper_died(&mut self, place: Place) {
-        // What it said before it died comes first: its last word makes this an exit like any other.
-        self.hear(place);
-        self.settle();
-        let Some(life) = &mut self.units[place].life else { return };
-        if !life.keeper.reap() {
-            return;
-        }
-        self.poller.remove(life.keeper.pidfd(), life.death);
-        if let Some(key) = life.talk.take() {
-            self.poller.remove(&life.keeper, key);
-        }
-        let has_failed_to_spawn = life.has_failed_to_spawn;
-        self.update_exceptions();
-        if has_failed_to_spawn {
-            self.tell(place, machine::Event::KeeperEnded { exit: None, is_empty: true });
-        } else {
-            let service = self.units[place].name.clone();
-            self.publish(EventKind::KeeperLost { service });
-            self.tell(place, machine::Event::KeeperGone);
-        }
-    }
-
-    pub(super) fn reap_leaving(&mut self, pid: i32) {
-        let is_it = |(keeper, _): &(Keeper, Key)| keeper.identity().pid == pid;
-        let Some(index) = self.leaving.iter().position(is_it) else { return };
-        if self.leaving[index].0.reap() {
-            let (keeper, key) = self.leaving.swap_remove(index);
-            self.poller.remove(keeper.pidfd(), key);
-            self.update_exceptions();
-        }
-    }
-
-    /// Closes the books on one life.
-    fn life_ended(&mut self, now: Instant, place: Place, end: machine::End) {
-        let Some(life) = self.units[place].life.take() else {
-            return self.publish_end(place, end, &End::default(), Duration::ZERO, 0);
-        };
-        let counts = life.end.or_else(|| self.units[place].swept.take()).unwrap_or_default();
-        let dropped = life.flow.dropped().saturating_add(counts.dropped_bytes);
-        self.pump.finish(&life.flow, now + LAST_OUTPUT_WITHIN);
-        self.flows.retain(|flow| !flow.is_done());
-        self.flows.push(Arc::clone(&life.flow));
-        let own_time = life.stop_began.map_or(Duration::ZERO, |at| now.saturating_duration_since(at));
-        self.let_go(place, life);
-        self.publish_end(place, end, &counts, own_time.max(counts.stop_time), dropped);
-        self.note(place);
-    }
-
-    /// Keeps a keeper that has nothing more to say until it has exited.
-    fn let_go(&mut self, place: Place, mut life: Life) {
-        if let Some(key) = life.talk.take() {
-            self.poller.remove(&life.keeper, key);
-        }
-        self.poller.remove(life.keeper.pidfd(), life.death);
-        let pid = life.keeper.identity().pid;
-        if life.keeper.reap() {
-            return self.update_exceptions();
-        }
-        match self.poller.add(life.keeper.pidfd(), Interest::Read, Owner::Leaving(pid)) {
-            Ok(key) => self.leaving.push((life.keeper, key)),
-            Err(errno) => {
-                let name = &self.units[place].name;
-                self.trouble(format!("could not wait for the keeper of {name} to exit: {errno}"));
-            }
-        }
-    }
-
-    fn publish_end(&mut self, place: Place, end: machine::End, counts: &End, took: Duration, dropped: u64) {
-        let service = self.units[place].name.clone();
-        let is_failure = end.cause.outcome() == Outcome::Failure;
-        let exit = counts.exit.map(event::Exit::from);
-        let cause = self.cause_in_words(place, end.cause);
-        let tallied = ServiceCounts {
-            cause: cause.clone(),
-            is_failure,
-            exit: exit.clone(),
-            took,
-            told: counts.told,
-            killed: counts.killed,
-            left: counts.left,
-            dropped_bytes: dropped,
-        };
-        if end.cause != Cause::DependencyLost {
-            self.tally.service_ended(place, tallied, self.stop.is_some());
-        }
-        self.publish(EventKind::ServiceEnded(event::ServiceEnded {
-            service: service.clone(),
-            cause,
-            is_failure,
-            exit,
-            life: end.life,
-            stop_time: took,
-            told: counts.told,
-            killed: counts.killed,
-            stragglers: counts.stragglers,
-            left: counts.left,
-            dropped_bytes: dropped,
-        }));
-        let machine = self.stack.service(place);
-        let restarts = machine.history().in_a_row;
-        match machine.state() {
-            State::Backoff { until } => {
-                let after = until.saturating_duration_since(Instant::now());
-                self.publish(EventKind::RestartScheduled { service, after, restarts });
-            }
-            State::GaveUp => self.publish(EventKind::ServiceGaveUp { service, restarts }),
-            _ => {}
-        }
-    }
-
-    /// Why a service ended, for people.
-    pub(super) fn cause_in_words(&self, place: Place, cause: Cause) -> String {
-        let trouble = || self.units[place].trouble.clone().unwrap_or_default();
-        match cause {
-            Cause::Exited(exit) => event::Exit::from(exit).to_string(),
-            Cause::Stopped => "stopped".into(),
-            Cause::NotSpawned => trouble(),
-            Cause::NotReady => format!("not ready in time: {}", trouble()),
-            Cause::KeeperLost => "its keeper was killed".into(),
-            Cause::DaemonEnded => "its daemon ended".into(),
-            Cause::DependencyLost => "something it comes after ended".into(),
-        }
-    }
-
-    fn why_failed(&self, place: Place) -> String {
-        let machine = self.stack.service(place);
-        let cause = machine.last_end().map(|end| self.cause_in_words(place, end.cause));
-        match (machine.state(), cause) {
-            (State::GaveUp, Some(cause)) => format!("{cause}, after {} restarts", machine.history().in_a_row),
-            (_, Some(cause)) => cause,
-            (_, None) => "it did not start".into(),
-        }
-    }
-
     fn act_on_shutdown(&mut self, now: Instant, action: plan::Action) {
         match action {
             plan::Action::Begin(why) => {
@@ -685,10 +363,4 @@ impl Driver {
         self.bell.set_wanted(false);
         Ok(())
     }
-}
-
-/// The kernel's name for a process.
-pub(super) fn name_of(named: &Named) -> String {
-    let end = named.comm.iter().position(|byte| *byte == 0).unwrap_or(named.comm.len());
-    String::from_utf8_lossy(&named.comm[..end]).into_owned()
 }

@@ -17,6 +17,7 @@ mod books;
 mod driver;
 mod feed;
 mod handle;
+mod lives;
 mod poller;
 mod probing;
 mod readiness;

@@ -18,7 +18,7 @@ use lariat_sys::signal::Signal;
 use crate::event::Exit;
 use crate::ledger::journal::read_ends;
 use crate::ledger::lock::{self, LockWait, RunLock};
-use crate::ledger::record::{EndRecord, ExitRecord, RunId, RunRecord};
+use crate::ledger::record::{EndRecord, ExitRecord, RecordedState, RunId, RunRecord};
 use crate::ledger::recover::{Clues, Findings, Reach};
 use crate::ledger::store::{self, Loaded};
 use crate::ledger::{LedgerError, StateDir};
@@ -68,8 +68,8 @@ pub enum Past {
 pub struct LiveRun {
     /// Its id; absent while it is just beginning.
     pub run: Option<RunId>,
-    /// Its supervisor's pid.
-    pub pid: Option<i32>,
+    /// Its supervisor.
+    pub supervisor: Option<Identity>,
     /// The project's root.
     pub root: PathBuf,
     /// Its socket.
@@ -79,8 +79,10 @@ pub struct LiveRun {
 impl fmt::Display for LiveRun {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let root = self.root.display();
-        match (&self.run, self.pid) {
-            (Some(run), Some(pid)) => write!(f, "run {run} of {root} is alive (supervisor {pid})"),
+        match (&self.run, self.supervisor) {
+            (Some(run), Some(supervisor)) => {
+                write!(f, "run {run} of {root} is alive (supervisor {supervisor})")
+            }
             _ => write!(f, "another lariat is at work in {root}"),
         }
     }
@@ -149,7 +151,8 @@ impl Finishing {
 #[derive(Debug)]
 pub struct Crashed {
     state: StateDir,
-    lock: RunLock,
+    /// Held, unless somebody only looks.
+    lock: Option<RunLock>,
     record: Option<Box<RunRecord>>,
     clues: Clues,
     findings: Findings,
@@ -193,10 +196,24 @@ pub fn look(root: &Path, access: Access) -> Result<Past, LedgerError> {
             }
         }
     };
-    let findings = FoundSet::new(clues.clone()).look();
-    let ends = read_ends(&state, &clues.run).map(|lines| lines.records).unwrap_or_default();
-    let (ended, took) = (None, Duration::ZERO);
-    Ok(Past::Crashed(Box::new(Crashed { state, lock, record, clues, findings, ends, notes, ended, took })))
+    Ok(Past::Crashed(Box::new(Crashed::new(state, Some(lock), record, clues, notes))))
+}
+
+/// Returns the report of the last run, if it crashed and nobody has closed it yet. Takes nothing and changes nothing.
+///
+/// # Errors
+/// As [`look`].
+pub fn peek(root: &Path) -> Result<Option<Report>, LedgerError> {
+    let Some(state) = StateDir::open(root)? else { return Ok(None) };
+    if lock::is_held(&state)? {
+        return Ok(None);
+    }
+    let (record, clues) = match store::load(&state)? {
+        Loaded::Record(record) if !record.is_closed => (Some(record.clone()), Clues::of(&record)),
+        Loaded::Damaged { run: Some(run), .. } => (None, Clues::mark_only(run)),
+        _ => return Ok(None),
+    };
+    Ok(Some(Crashed::new(state, None, record, clues, Vec::new()).report()))
 }
 
 /// Looks for a live run of the project in `root`, and takes nothing, not even the lock. `None` when there is none,
@@ -224,18 +241,31 @@ fn held(state: StateDir) -> Result<Past, LedgerError> {
     let is_alive = record.as_ref().map(|record| Identity::from(record.supervisor).is_alive());
     Ok(match (record, is_alive) {
         (Some(record), Some(true)) => Past::Live(LiveRun {
-            pid: Some(record.supervisor.pid),
+            supervisor: Some(record.supervisor.into()),
             socket: Some(record.socket.clone()),
             run: Some(record.run),
             root,
         }),
         // A closed ledger under a lock is one that is about to be replaced by a run that begins.
         (Some(record), _) if !record.is_closed => Past::Finishing(Finishing { state, record: Some(record) }),
-        _ => Past::Live(LiveRun { run: None, pid: None, root, socket: None }),
+        _ => Past::Live(LiveRun { run: None, supervisor: None, root, socket: None }),
     })
 }
 
 impl Crashed {
+    fn new(
+        state: StateDir,
+        lock: Option<RunLock>,
+        record: Option<Box<RunRecord>>,
+        clues: Clues,
+        notes: Vec<String>,
+    ) -> Self {
+        let findings = FoundSet::new(clues.clone()).look();
+        // Without the records of keepers, what they did is not known; that nothing is left is seen all the same.
+        let ends = read_ends(&state, &clues.run).map(|lines| lines.records).unwrap_or_default();
+        Self { state, lock, record, clues, findings, ends, notes, ended: None, took: Duration::ZERO }
+    }
+
     /// Returns the run's id.
     #[must_use]
     pub fn run(&self) -> &RunId {
@@ -300,9 +330,9 @@ impl Crashed {
         let mut report = self.report();
         let is_clean = report.left.is_empty() && !report.ports.iter().any(|port| port.is_ours);
         report.is_ledger_closed = is_clean;
-        if let Some(mut record) = self.record {
+        if let (Some(mut record), Some(lock)) = (self.record, &self.lock) {
             record.is_closed = is_clean;
-            store::save(&self.state, &self.lock, &record)?;
+            store::save(&self.state, lock, &record)?;
         }
         Ok(report)
     }
@@ -313,6 +343,15 @@ impl Crashed {
             None => Vec::new(),
         };
         let mut tally = Tally::new(names.clone());
+        for (place, service) in self.record.iter().flat_map(|record| record.services.iter().enumerate()) {
+            let was_alive = !matches!(service.state, RecordedState::Stopped | RecordedState::Failed);
+            if was_alive
+                && service.leader.is_some()
+                && !self.ends.iter().any(|end| end.service == service.name)
+            {
+                tally.service_swept(place);
+            }
+        }
         for end in &self.ends {
             if let Some(place) = names.iter().position(|name| *name == end.service) {
                 tally.service_ended(place, counts(end), true);
@@ -382,5 +421,6 @@ pub fn outcome_in_words(outcome: Outcome) -> &'static str {
         Outcome::Graceful => "stopped",
         Outcome::Killed => "killed",
         Outcome::Left => "could not be ended",
+        Outcome::Swept => "lost its keeper as well",
     }
 }

@@ -48,7 +48,10 @@ impl Driver {
     fn move_services(&mut self, now: Instant, client: ClientId, names: &[String], to: Move) {
         let places = match self.places(names) {
             Ok(places) => places,
-            Err(answer) => return self.server.send(client, &answer, &mut self.poller),
+            Err(message) => {
+                let answer = refused(Refusal::UnknownService, message);
+                return self.server.send(client, &answer, &mut self.poller);
+            }
         };
         if self.stack.is_stopping() && to != Move::Stop {
             let answer = shutting_down();
@@ -81,15 +84,14 @@ impl Driver {
     }
 
     /// Finds the services of these names. No name at all is nobody.
-    fn places(&self, names: &[String]) -> Result<Vec<Place>, Answer> {
+    fn places(&self, names: &[String]) -> Result<Vec<Place>, String> {
         names
             .iter()
             .map(|name| {
                 self.units.iter().position(|unit| unit.name == *name).ok_or_else(|| {
                     let known: Vec<&str> = self.units.iter().map(|unit| unit.name.as_str()).collect();
                     let known = known.join(", ");
-                    let message = format!("no service of this stack is named `{name}`; there are: {known}");
-                    refused(Refusal::UnknownService, message)
+                    format!("no service of this stack is named `{name}`; there are: {known}")
                 })
             })
             .collect()

@@ -280,11 +280,12 @@ fn simulate(seed: u64) {
 
 fn random_service(place: Place, chance: &mut Chance) -> ServiceSpec {
     let conditions = [Started, Ready, Completed];
-    let after: Vec<(Place, Condition)> = (0..place)
-        .filter_map(|other| {
-            (chance.below(3) == 0).then(|| (other, conditions[usize::from(chance.below(8) == 0) * 2]))
-        })
-        .collect();
+    let mut after: Vec<(Place, Condition)> = Vec::new();
+    for other in 0..place {
+        if chance.below(3) == 0 {
+            after.push((other, conditions[usize::from(chance.below(8) == 0) * 2]));
+        }
+    }
     let mut service = service(place, &after);
     if chance.below(3) == 0 {
         service.ready = None;

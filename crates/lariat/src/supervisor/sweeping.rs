@@ -65,6 +65,9 @@ impl Driver {
 
     /// To be called whenever a keeper came or went.
     pub(super) fn update_exceptions(&mut self) {
+        if self.sweep.is_none() {
+            return;
+        }
         let excepted = self.excepted();
         if let Some(sweep) = &mut self.sweep {
             sweep.ending.containment().set_except(excepted);

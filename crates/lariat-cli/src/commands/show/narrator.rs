@@ -181,7 +181,9 @@ impl Narrator {
         };
         let dropped = match end.dropped_bytes {
             0 => String::new(),
-            bytes => format!(", {} of output lost: the disk did not take it", count(bytes, "byte", "bytes")),
+            bytes => {
+                format!(", {} of output dropped: the disk did not take it", count(bytes, "byte", "bytes"))
+            }
         };
         if self.is_stopping {
             let took = duration(end.stop_time);

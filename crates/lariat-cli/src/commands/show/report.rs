@@ -54,7 +54,7 @@ pub(crate) fn crash(report: &Report, is_styled: bool) -> String {
     let mut text = format!("{bold}run {}{bold:#}: {}\n", report.run, harmless(&report.why));
     for service in &report.services {
         let mut line = format!("  {} {}", service.service, outcome_in_words(service.outcome));
-        if service.outcome != Outcome::NotRunning {
+        if !matches!(service.outcome, Outcome::NotRunning | Outcome::Swept) {
             line.push_str(&format!(" by its keeper in {}", duration(service.took)));
             if let Some(exit) = &service.exit {
                 line.push_str(&format!(": {exit}"));
@@ -66,10 +66,24 @@ pub(crate) fn crash(report: &Report, is_styled: bool) -> String {
         text.push_str(&line);
         text.push('\n');
     }
-    let ended = report.phases.iter().find(|phase| phase.number == 3).map_or(0, |phase| phase.processes);
-    if ended > 0 {
-        let ended = count(u64::from(ended), "process", "processes");
-        text.push_str(&format!("  {ended} ended now\n"));
+    for phase in &report.phases {
+        let (services, processes) = (
+            count(u64::from(phase.services), "service", "services"),
+            count(u64::from(phase.processes), "process", "processes"),
+        );
+        let said = match phase.number {
+            1 => format!("{services} stopped by their keepers"),
+            2 if phase.processes == 0 => "nobody had to be killed".to_owned(),
+            2 => format!("{processes} killed by keepers"),
+            3 if phase.processes == 0 => "none".to_owned(),
+            3 => format!("{processes} ended now in {}", duration(phase.took)),
+            4 => phase.note.clone(),
+            _ if report.left.is_empty() && report.ports.is_empty() => {
+                "nothing is alive, ports are free".to_owned()
+            }
+            _ => "something is left".to_owned(),
+        };
+        text.push_str(&format!("{bold}[{}/5] {}{bold:#}: {said}\n", phase.number, phase.phase));
     }
     text + &ending(report, is_styled)
 }
