@@ -379,7 +379,7 @@ fn a_wrong_document_fails() {
 fn a_right_document_passes() {
     let text = "```console\n$ cd examples/first\n$ echo \"pid 4711 of $PWD after 12 ms\"\n\
         pid 48213 of /home/you/lariat/examples/first after 3 ms\n$ test 48213 = 4711 && echo same; sh -c 'exit 3'\n...\n\
-        same\n$ echo $?\n3\n$ echo on; sleep 60\non\n^C\n```\n";
+        same\n$ echo $?\n3\n$ trap 'exit 4' INT; echo on; while :; do sleep 0.1; done\non\n^C\n$ echo $?\n4\n```\n";
     let arena = Arena::new();
     assert_eq!(run(&arena, text), Ok(()));
     arena.finish();
