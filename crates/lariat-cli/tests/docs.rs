@@ -82,9 +82,9 @@ fn run(arena: &Arena, text: &str) -> Result<(), String> {
             "toml" => check(arena, "lariat.toml", &block).map_err(at)?,
             "procfile" => check(arena, "Procfile", &block).map_err(at)?,
             "sh" => {
-                match block.lines.iter().find(|line| !SHOWN.iter().any(|shown| line.starts_with(shown))) {
-                    Some(line) => return Err(at(format!("`{line}` is run by nobody"))),
-                    None => {}
+                let unknown = |line: &&String| !SHOWN.iter().any(|shown| line.starts_with(shown));
+                if let Some(line) = block.lines.iter().find(unknown) {
+                    return Err(at(format!("`{line}` is run by nobody")));
                 }
             }
             "text" => {}
@@ -348,6 +348,25 @@ fn the_other_documents_are_true() {
         assert_eq!(result.map_err(|wrong| format!("{}, {wrong}", path.display())), Ok(()));
         arena.finish();
     }
+}
+
+/// Returns the files that a document's links name and that are not there. Places inside a page and the web are left out.
+fn broken_links(document: &Path, text: &str) -> Vec<String> {
+    let link = Regex::new(r"\]\(([^)#\s]+)").expect("a pattern");
+    let targets = link.captures_iter(text).map(|found| found[1].to_owned());
+    let local = targets.filter(|target| !target.contains("://"));
+    let beside = document.parent().expect("a document is in a directory");
+    local.filter(|target| !beside.join(target).exists()).collect()
+}
+
+#[test]
+fn links_lead_somewhere() {
+    for path in documents() {
+        let text = fs::read_to_string(&path).expect("a document");
+        assert_eq!(broken_links(&path, &text), Vec::<String>::new(), "in {}", path.display());
+    }
+    let wrong = "[a](docs) [b](docs/nowhere.md) [c](https://example.org/nowhere) [d](#place)";
+    assert_eq!(broken_links(&root().join("README.md"), wrong), ["docs/nowhere.md"]);
 }
 
 #[test]
