@@ -6,7 +6,9 @@
 //! Hazards: `HAZARD(orphan-reap)`, `HAZARD(keeper-starved)`.
 
 use std::collections::VecDeque;
+use std::ffi::CString;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::time::{Duration, Instant};
 
 use lariat_sys::identity::{self, Identity};
@@ -45,6 +47,8 @@ pub struct Parts {
     pub drain: Option<Drain>,
     /// Where the end record goes.
     pub ends: Option<OwnedFd>,
+    /// Removed when nobody is left and the supervisor is gone.
+    pub record: Option<CString>,
     /// The label and the run in that record.
     pub label: String,
     /// See `label`.
@@ -319,6 +323,10 @@ impl Driver {
         }
         if let (Some(ends), true) = (&self.parts.ends, self.is_alone) {
             record::append(ends.as_fd(), &self.parts.run, &self.parts.label, self.leader, &end, &self.left);
+        }
+        if let (Some(record), true) = (&self.parts.record, self.is_alone && end.left == 0) {
+            // A record that stays names identities that are dead.
+            let _ = std::fs::remove_file(std::ffi::OsStr::from_bytes(record.to_bytes()));
         }
         self.say(&Notice::Ended(end));
         let deadline = Instant::now() + LAST_WORD_WITHIN;

@@ -149,7 +149,8 @@ fn hold(
             };
             settle(&plan.label);
             let supervisor = PidFd::open(supervisor).ok();
-            let parts = Parts { control, supervisor, signals, drain, ends, label: plan.label, run: plan.run };
+            let (label, run, record) = (plan.label, plan.run, plan.record);
+            let parts = Parts { control, supervisor, signals, drain, ends, record, label, run };
             let machine = Machine::new(plan.stop, plan.is_daemon, leader);
             let end = Driver::new(parts, machine, leader, plan.stop.signal).run(before_the_wait);
             // The lock is let go of by our exit, after the last word.

@@ -100,6 +100,7 @@ fn plan() -> impl Strategy<Value = Plan> {
             label,
             run,
             supervisor,
+            record: dir.clone(),
             argv,
             env,
             dir,

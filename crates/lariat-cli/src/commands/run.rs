@@ -2,8 +2,12 @@
 
 use std::io::Error;
 
+use lariat::ledger::command::CommandLedger;
+use lariat::ledger::record::RunId;
+use lariat::process::RUN_VARIABLE;
 use lariat_sys::{process, signal};
 
+use super::up::user_dirs;
 use crate::args::run::RunArgs;
 use crate::exit_code::ExitCode;
 use crate::output::{Failure, Output};
@@ -16,6 +20,8 @@ pub(crate) fn run(args: &RunArgs) -> ! {
     options.signal = args.signal.unwrap_or(options.signal);
     options.has_lifeline = args.lifeline;
     options.dies_with_parent = args.die_with_parent;
+    let around = std::env::var(RUN_VARIABLE).ok().and_then(|run| RunId::try_from(run).ok());
+    options.ledger = CommandLedger::choose(&user_dirs(), around).ok();
     let code = match run::run(&options) {
         Ok(Ending::Code(code)) => code,
         Ok(Ending::Signal(signal)) => signal::raise_to_death(signal),

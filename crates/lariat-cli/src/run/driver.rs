@@ -5,6 +5,8 @@ use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::time::{Duration, Instant};
 
+use lariat::ledger::command::{Cast, CommandLedger};
+use lariat::process::RUN_VARIABLE;
 use lariat_keeper::client::{Keeper, Received};
 use lariat_keeper::contain::lineage::Lineage;
 use lariat_keeper::ending::Ending as Adoption;
@@ -79,6 +81,8 @@ pub(crate) fn run(options: &RunOptions) -> Result<Ending, RunError> {
         shares_group: !plan_has_session,
         leader: None,
         adoption: None,
+        options,
+        keeps_record: false,
     }
     .run()
 }
@@ -120,9 +124,10 @@ fn plan(options: &RunOptions, before: &Before, has_terminal: bool, me: Identity)
     Plan {
         label: name.map(|n| n.to_string_lossy().into_owned()).unwrap_or_default(),
         run: String::new(),
+        record: options.ledger.as_ref().map(|ledger| c_string(ledger.path().as_os_str())),
         supervisor: me,
         argv: options.command.iter().map(|a| c_string(a)).collect(),
-        env: environment(),
+        env: environment(options.ledger.as_ref()),
         dir: None,
         has_session: !has_terminal,
         is_daemon: false,
@@ -133,17 +138,25 @@ fn plan(options: &RunOptions, before: &Before, has_terminal: bool, me: Identity)
     }
 }
 
-fn environment() -> Vec<std::ffi::CString> {
+/// The environment that lariat was started with, and the mark of the run.
+fn environment(ledger: Option<&CommandLedger>) -> Vec<std::ffi::CString> {
     let pair = |(name, value): (OsString, OsString)| {
         let mut entry = name;
         entry.push("=");
         entry.push(value);
         c_string(&entry)
     };
-    std::env::vars_os().filter(|(name, _)| !name.as_bytes().is_empty()).map(pair).collect()
+    let is_other = |(name, _): &(OsString, OsString)| {
+        !name.as_bytes().is_empty() && (ledger.is_none() || name.as_bytes() != RUN_VARIABLE.as_bytes())
+    };
+    let mark = ledger.map(|ledger| pair((RUN_VARIABLE.into(), ledger.marker().as_str().into())));
+    std::env::vars_os().filter(is_other).map(pair).chain(mark).collect()
 }
 
-struct Driver {
+struct Driver<'a> {
+    options: &'a RunOptions,
+    /// Something is left, or the keeper goes on without us: the record stays.
+    keeps_record: bool,
     keeper: Option<Keeper>,
     machine: Machine,
     signals: SignalFd,
@@ -158,13 +171,28 @@ struct Driver {
 
 type Outcome = Result<Ending, RunError>;
 
-impl Driver {
+impl Driver<'_> {
     fn run(mut self) -> Outcome {
         self.give_up_streams();
-        loop {
+        let outcome = loop {
             if let Some(outcome) = self.turn() {
-                return outcome;
+                break outcome;
             }
+        };
+        if let (Some(ledger), false) = (&self.options.ledger, self.keeps_record) {
+            ledger.remove();
+        }
+        outcome
+    }
+
+    /// Writes down who takes part. A disk that is full, or a directory that is not ours, stops no command.
+    fn write_record(&self, leader: Identity) {
+        if let (Some(ledger), Some(keeper)) = (&self.options.ledger, &self.keeper) {
+            let cast = Cast { supervisor: Identity::current(), keeper: keeper.identity(), leader };
+            let command =
+                self.options.command.iter().map(|word| word.to_string_lossy().into_owned()).collect();
+            let dir = std::env::current_dir().unwrap_or_default();
+            let _ = ledger.write(cast, command, dir);
         }
     }
 
@@ -256,6 +284,7 @@ impl Driver {
         match notice {
             Notice::Started { leader } => {
                 self.leader = Some(*leader);
+                self.write_record(*leader);
                 None
             }
             Notice::SpawnFailed { step, errno } => {
@@ -268,6 +297,7 @@ impl Driver {
                 // The keeper exits right after its last word; it is reaped so that our parent, should it be a
                 // subreaper that counts, never sees it.
                 self.reap_keeper();
+                self.keeps_record = end.left > 0;
                 self.handle(Event::Ended(*end))
             }
             _ => None,
@@ -354,7 +384,10 @@ impl Driver {
                 }
                 Action::Adopt(grace) => self.adopt(grace),
                 Action::Exit(ending) => return Some(Ok(ending)),
-                Action::Leave(signal) => return Some(Ok(Ending::Code(super::machine::code_of(signal)))),
+                Action::Leave(signal) => {
+                    self.keeps_record = true;
+                    return Some(Ok(Ending::Code(super::machine::code_of(signal))));
+                }
             }
         }
         None
