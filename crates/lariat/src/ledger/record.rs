@@ -169,6 +169,9 @@ pub struct ServiceRecord {
     /// How often it was restarted in this run.
     #[serde(default)]
     pub restarts: u32,
+    /// Its grace period in milliseconds: what is left of a crash has as long.
+    #[serde(default)]
+    pub grace_ms: Option<u64>,
     /// The sessions and groups of earlier starts in this run, whose numbers may still hold somebody.
     #[serde(default)]
     pub earlier: Vec<EarlierStart>,

@@ -155,6 +155,7 @@ mod tests {
             started_unix_ms: Some(1),
             ports: vec![8000],
             restarts: 2,
+            grace_ms: None,
             earlier: Vec::new(),
         });
         record

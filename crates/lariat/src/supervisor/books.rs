@@ -146,6 +146,7 @@ impl Driver {
             },
             ports: unit.port.into_iter().collect(),
             restarts: machine.history().total,
+            grace_ms: u64::try_from(spec.stop.grace.as_millis()).ok(),
             earlier: earlier.map(|l| EarlierStart { leader: (*l).into(), session: l.pid }).collect(),
         };
         self.books.change(place, record);

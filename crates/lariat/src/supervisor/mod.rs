@@ -288,6 +288,7 @@ fn first_record(run: &RunId, spec: &StackSpec, socket: &std::path::Path) -> lari
             started_unix_ms: None,
             ports: Vec::new(),
             restarts: 0,
+            grace_ms: None,
             earlier: Vec::new(),
         })
         .collect();

@@ -291,6 +291,14 @@ impl Crashed {
         services.flat_map(|service| service.ports.iter().map(|port| (service.name.clone(), *port))).collect()
     }
 
+    /// Returns the longest grace period of the services that were alive; absent where the ledger does not say.
+    #[must_use]
+    pub fn grace(&self) -> Option<Duration> {
+        let services = self.record.iter().flat_map(|record| &record.services);
+        let alive = services.filter(|service| service.leader.is_some());
+        alive.filter_map(|service| service.grace_ms.map(Duration::from_millis)).max()
+    }
+
     /// Ends what is certainly the run's: the stop signal to everybody, KILL after `grace`.
     ///
     /// Blocks until nobody is left, or nothing helps any more: `grace` and fifteen seconds at most. When `hurry` says
