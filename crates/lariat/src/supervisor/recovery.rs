@@ -291,6 +291,14 @@ impl Crashed {
         services.flat_map(|service| service.ports.iter().map(|port| (service.name.clone(), *port))).collect()
     }
 
+    /// Returns the longest grace period of the services that were alive; absent where the ledger does not say.
+    #[must_use]
+    pub fn grace(&self) -> Option<Duration> {
+        let services = self.record.iter().flat_map(|record| &record.services);
+        let alive = services.filter(|service| service.leader.is_some());
+        alive.filter_map(|service| Some(service.stop.as_ref()?.plan().grace)).max()
+    }
+
     /// Ends what is certainly the run's, each service by its own stop signal and grace period as the ledger has them,
     /// side by side; without a ledger by TERM and `grace`, which is also the most that anybody is given.
     ///
