@@ -373,3 +373,22 @@ fn members_that_proc_hides_are_ended() {
     command.own_session().run().expect(3);
     arena.finish();
 }
+
+/// Nothing can be ended by the numbers of another pid namespace, so nothing is started.
+#[test]
+fn a_proc_that_is_not_ours_is_refused() {
+    let unshare = need!("unshare");
+    if !is_root() {
+        return skip("only root may make a pid namespace");
+    }
+    let own = subject::lariat(env!("CARGO_BIN_EXE_lariat"));
+    let foreign = ["--pid", "--fork", "sh", "-c", "\"$0\" run -- echo started; exit $?"];
+    let missing = ["-m", "sh", "-c", "umount -l /proc && exec \"$0\" run -- echo started"];
+    for args in [&foreign[..], &missing[..]] {
+        let arena = Arena::new();
+        let ending = arena.command(&unshare).args(args).arg(&own).own_session().run().expect(125);
+        assert_eq!(ending.out(), "");
+        assert!(ending.err().contains("/proc"), "{}", ending.err());
+        arena.finish();
+    }
+}

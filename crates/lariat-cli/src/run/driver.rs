@@ -38,6 +38,8 @@ const FAULTS: [Signal; 7] =
 /// [`RunError`] when the command could not be started; nothing is left then.
 pub(crate) fn run(options: &RunOptions) -> Result<Ending, RunError> {
     let own = |step| move |errno: Errno| RunError::Own { step, errno: errno.raw_os_error() };
+    let me = Identity::own()
+        .map_err(own("find lariat in /proc, which is not mounted or of another pid namespace"))?;
     let before = before();
     let mut ties = Ties { terminal: files::open_tty().ok(), ..Ties::default() };
     if options.has_lifeline {
@@ -52,7 +54,6 @@ pub(crate) fn run(options: &RunOptions) -> Result<Ending, RunError> {
     process::set_subreaper(true).map_err(own("become a child subreaper"))?;
     let signals = SignalFd::new(heard()).map_err(own("hear signals"))?;
     let (ours, theirs) = sockets::seqpacket_pair().map_err(own("make a socket pair"))?;
-    let me = Identity::current();
     let plan = plan(options, &before, ties.terminal.is_some(), me);
     let stop = plan.stop;
     let forked = spawn::fork_alone().map_err(own("fork the keeper"))?;
