@@ -10,7 +10,7 @@ use lariat_keeper::contain::lineage::Lineage;
 use lariat_keeper::ending::Ending as Adoption;
 use lariat_keeper::entry::{Holdings, become_keeper};
 use lariat_keeper::stop::StopPlan;
-use lariat_keeper::wire::{Notice, Plan};
+use lariat_keeper::wire::{Named, Notice, Plan};
 use lariat_sys::identity::Identity;
 use lariat_sys::poll::{self, PollFd, PollFlags};
 use lariat_sys::signal::{self, Signal, SignalFd, SignalSet};
@@ -19,7 +19,7 @@ use lariat_sys::{Errno, files, process, procfs, reap, sockets, spawn, tree};
 
 use super::machine::{Action, Ending, Event, Machine};
 use super::ties::{Cut, Ties, take_stdin};
-use super::{RunError, RunOptions, c_string};
+use super::{Ended, RunError, RunOptions, c_string};
 
 /// Signals that ask to end.
 const ASKS: [Signal; 4] = [Signal::INT, Signal::TERM, Signal::HUP, Signal::QUIT];
@@ -36,7 +36,7 @@ const FAULTS: [Signal; 7] =
 ///
 /// # Errors
 /// [`RunError`] when the command could not be started; nothing is left then.
-pub(crate) fn run(options: &RunOptions) -> Result<Ending, RunError> {
+pub(crate) fn run(options: &RunOptions) -> Result<Ended, RunError> {
     let own = |step| move |errno: Errno| RunError::Own { step, errno: errno.raw_os_error() };
     let me = Identity::own()
         .map_err(own("find lariat in /proc, which is not mounted or of another pid namespace"))?;
@@ -79,6 +79,7 @@ pub(crate) fn run(options: &RunOptions) -> Result<Ending, RunError> {
         strangers: before.children,
         leader: None,
         adoption: None,
+        left: Vec::new(),
     }
     .run()
 }
@@ -152,16 +153,18 @@ struct Driver {
     strangers: Vec<i32>,
     leader: Option<Identity>,
     adoption: Option<Adoption<Lineage>>,
+    left: Vec<Named>,
 }
 
 type Outcome = Result<Ending, RunError>;
 
 impl Driver {
-    fn run(mut self) -> Outcome {
+    fn run(mut self) -> Result<Ended, RunError> {
         self.give_up_streams();
         loop {
             if let Some(outcome) = self.turn() {
-                return outcome;
+                self.left.extend(self.adoption.iter().flat_map(Adoption::left));
+                return outcome.map(|ending| Ended { ending, left: self.left });
             }
         }
     }
@@ -259,6 +262,10 @@ impl Driver {
             }
             Notice::LeaderStopped { signal } => self.handle(Event::LeaderStopped(*signal)),
             Notice::Stragglers { alive } => self.handle(Event::Stragglers(*alive)),
+            Notice::Left { named } => {
+                self.left.push(*named);
+                None
+            }
             Notice::Ended(end) => {
                 // The keeper exits right after its last word; it is reaped so that our parent, should it be a
                 // subreaper that counts, never sees it.
