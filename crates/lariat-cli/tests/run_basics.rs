@@ -373,3 +373,52 @@ fn members_that_proc_hides_are_ended() {
     command.own_session().run().expect(3);
     arena.finish();
 }
+
+/// One that became another user may not be signalled: it is named with the reason, whatever the command's own end was.
+#[test]
+fn who_cannot_be_ended_is_named() {
+    let setpriv = need!("setpriv");
+    if !is_root() {
+        return skip("only root may make a setuid program");
+    }
+    for code in [0, 3] {
+        let arena = Arena::new();
+        let dir = arena.work();
+        let becomes_root = dir.join("becomes-root");
+        std::fs::copy(&setpriv, &becomes_root).expect("a copy");
+        for (path, mode) in [(arena.dir(), 0o711), (&dir, 0o711), (&becomes_root, 0o4755)] {
+            std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).expect("our own");
+        }
+        let script = format!("{} --reuid 0 sleep 600 & sleep 0.3; exit {code}", becomes_root.display());
+        let command = lariat(&arena).args(["run", "--grace", "0s", "--", "sh", "-c", &script]);
+        let ending = command.as_user(65534, 65534).own_session().run();
+        for left in census::by_token(arena.token()) {
+            left.kill();
+        }
+        arena.wait_until_empty(PATIENCE);
+        let ending = ending.expect(if code == 0 { 125 } else { code });
+        let text = ending.err();
+        assert!(text.contains("1 of its processes could not be ended"), "{text}");
+        assert!(text.contains("`sleep` (pid ") && text.contains("operation not permitted"), "{text}");
+        arena.finish();
+    }
+}
+
+/// Nothing can be ended by the numbers of another pid namespace, so nothing is started.
+#[test]
+fn a_proc_that_is_not_ours_is_refused() {
+    let unshare = need!("unshare");
+    if !is_root() {
+        return skip("only root may make a pid namespace");
+    }
+    let own = subject::lariat(env!("CARGO_BIN_EXE_lariat"));
+    let foreign = ["--pid", "--fork", "sh", "-c", "\"$0\" run -- echo started; exit $?"];
+    let missing = ["-m", "sh", "-c", "umount -l /proc && exec \"$0\" run -- echo started"];
+    for args in [&foreign[..], &missing[..]] {
+        let arena = Arena::new();
+        let ending = arena.command(&unshare).args(args).arg(&own).own_session().run().expect(125);
+        assert_eq!(ending.out(), "");
+        assert!(ending.err().contains("/proc"), "{}", ending.err());
+        arena.finish();
+    }
+}

@@ -179,6 +179,10 @@ impl Driver {
                 Action::Signal { member, signal } => {
                     send(&mut self.machine, &mut self.lineage, member, signal)
                 }
+                Action::KillGroup { group } => {
+                    self.lineage.kill_group(group);
+                    Vec::new()
+                }
                 Action::Tell(notice) => {
                     self.say(&notice);
                     Vec::new()

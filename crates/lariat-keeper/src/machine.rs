@@ -76,6 +76,11 @@ pub enum Action {
         /// What.
         signal: Signal,
     },
+    /// Kill the process group with this number, if it is one of members only.
+    KillGroup {
+        /// Its number.
+        group: i32,
+    },
     /// Tell the supervisor.
     Tell(Notice),
     /// Reap the leader and whoever else is dead; [`Event::Empty`] if nobody is left after that, else [`Event::Reaped`].
@@ -289,6 +294,7 @@ impl Machine {
             match action {
                 StopAction::Walk { examine } => actions.push(Action::Walk { examine }),
                 StopAction::Signal { member, signal } => actions.push(Action::Signal { member, signal }),
+                StopAction::KillGroup { group } => actions.push(Action::KillGroup { group }),
                 StopAction::GiveUp => {
                     self.has_given_up = true;
                     actions.push(self.reap_all());

@@ -165,6 +165,11 @@ pub enum StopAction {
         /// What.
         signal: Signal,
     },
+    /// Kill the process group with this number, if it is one of members only.
+    KillGroup {
+        /// Its number.
+        group: i32,
+    },
     /// What the last walk saw cannot be ended. Nothing more will be done.
     GiveUp,
 }
@@ -475,6 +480,12 @@ impl StopMachine {
             actions.push(StopAction::GiveUp);
             return;
         }
+        // HAZARD(fork-while-killing): whoever was found may be gone before its signal is sent, having forked the next one.
+        // Its zombie still says which group it was in, which is its child's as well, and nobody forks past a signal to a
+        // group.
+        let is_new = |m: &&Member| !self.killed.contains_key(&m.identity);
+        let groups: HashSet<i32> = members.iter().filter(is_new).map(|m| m.pgrp).collect();
+        actions.extend(groups.into_iter().map(|group| StopAction::KillGroup { group }));
         for member in members.iter().filter(|m| m.life != Life::Zombie) {
             let (attempts, again_at) = self.killed.entry(member.identity).or_insert((0, now.instant));
             if now.instant >= *again_at && *attempts <= KILL_AGAIN.len() {

@@ -91,6 +91,7 @@ fn shown(actions: &[Action]) -> String {
             Action::Signal { .. } => "signal",
             Action::Tell(Notice::LeaderExited { .. }) => "tell-exited",
             Action::Tell(_) => "tell",
+            Action::KillGroup { .. } => "KILL-group",
             Action::ReapAll => "reap",
             Action::Exit(_) => "exit",
         })
@@ -145,7 +146,7 @@ fn a_second_stop_never_lengthens_the_first() {
     let late = at(base, GRACE + Duration::from_millis(1));
     assert_eq!(shown(&machine.step(late, Event::Woke)), "walk");
     let actions = machine.step(late, Event::Walked { members: &leader, took });
-    assert_eq!(shown(&actions), "KILL");
+    assert_eq!(shown(&actions), "KILL-group KILL");
 }
 
 /// A keeper that is killing already starts no new grace period when its supervisor dies.
@@ -157,7 +158,7 @@ fn the_supervisors_death_gives_no_new_grace() {
     let now = at(base, Duration::from_micros(5));
     machine.step(now, Event::SupervisorGone);
     let actions = machine.step(now, Event::Walked { members: &leader, took: Duration::from_micros(10) });
-    assert_eq!(shown(&actions), "KILL");
+    assert_eq!(shown(&actions), "KILL-group KILL");
 }
 
 /// Walks that see nobody prove nothing: while the kernel says that somebody is there, the end says so too
@@ -190,4 +191,15 @@ fn somebody_whom_no_walk_sees_is_left_and_not_gone() {
     }
     assert!(time <= GRACE + Duration::from_secs(6), "given up after {time:?} only");
     assert!(walks < 200, "{walks} walks");
+}
+
+/// One that forks the next and exits is a zombie whenever it is looked at: what is killed is the group it was in.
+#[test]
+fn a_kill_pass_takes_the_group_of_one_that_is_gone_already() {
+    let base = Instant::now();
+    let mut machine = machine_in("killing", base);
+    let gone = Member { life: Life::Zombie, pgrp: LEADER.pid, ..member(CHILD, Role::Root) };
+    let walked = Event::Walked { members: &[gone], took: Duration::from_micros(10) };
+    let actions = machine.step(at(base, Duration::from_micros(5)), walked);
+    assert!(actions.contains(&Action::KillGroup { group: LEADER.pid }), "{actions:?}");
 }

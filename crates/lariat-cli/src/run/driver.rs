@@ -12,7 +12,7 @@ use lariat_keeper::contain::lineage::Lineage;
 use lariat_keeper::ending::Ending as Adoption;
 use lariat_keeper::entry::{Holdings, become_keeper};
 use lariat_keeper::stop::StopPlan;
-use lariat_keeper::wire::{Notice, Plan};
+use lariat_keeper::wire::{Named, Notice, Plan};
 use lariat_sys::identity::Identity;
 use lariat_sys::poll::{self, PollFd, PollFlags};
 use lariat_sys::signal::{self, Signal, SignalFd, SignalSet};
@@ -21,7 +21,7 @@ use lariat_sys::{Errno, files, process, procfs, reap, sockets, spawn, tree};
 
 use super::machine::{Action, Ending, Event, Machine};
 use super::ties::{Cut, Ties, take_stdin};
-use super::{RunError, RunOptions, c_string};
+use super::{Ended, RunError, RunOptions, c_string};
 
 /// Signals that ask to end.
 const ASKS: [Signal; 4] = [Signal::INT, Signal::TERM, Signal::HUP, Signal::QUIT];
@@ -38,8 +38,10 @@ const FAULTS: [Signal; 7] =
 ///
 /// # Errors
 /// [`RunError`] when the command could not be started; nothing is left then.
-pub(crate) fn run(options: &RunOptions) -> Result<Ending, RunError> {
+pub(crate) fn run(options: &RunOptions) -> Result<Ended, RunError> {
     let own = |step| move |errno: Errno| RunError::Own { step, errno: errno.raw_os_error() };
+    let me = Identity::own()
+        .map_err(own("find lariat in /proc, which is not mounted or of another pid namespace"))?;
     let before = before();
     let mut ties = Ties { terminal: files::open_tty().ok(), ..Ties::default() };
     if options.has_lifeline {
@@ -54,7 +56,6 @@ pub(crate) fn run(options: &RunOptions) -> Result<Ending, RunError> {
     process::set_subreaper(true).map_err(own("become a child subreaper"))?;
     let signals = SignalFd::new(heard()).map_err(own("hear signals"))?;
     let (ours, theirs) = sockets::seqpacket_pair().map_err(own("make a socket pair"))?;
-    let me = Identity::current();
     let plan = plan(options, &before, ties.terminal.is_some(), me);
     let (stop, plan_has_session) = (plan.stop, plan.has_session);
     let forked = spawn::fork_alone().map_err(own("fork the keeper"))?;
@@ -83,6 +84,7 @@ pub(crate) fn run(options: &RunOptions) -> Result<Ending, RunError> {
         adoption: None,
         options,
         keeps_record: false,
+        left: Vec::new(),
     }
     .run()
 }
@@ -167,22 +169,24 @@ struct Driver<'a> {
     shares_group: bool,
     leader: Option<Identity>,
     adoption: Option<Adoption<Lineage>>,
+    left: Vec<Named>,
 }
 
 type Outcome = Result<Ending, RunError>;
 
 impl Driver<'_> {
-    fn run(mut self) -> Outcome {
+    fn run(mut self) -> Result<Ended, RunError> {
         self.give_up_streams();
         let outcome = loop {
             if let Some(outcome) = self.turn() {
                 break outcome;
             }
         };
+        self.left.extend(self.adoption.iter().flat_map(Adoption::left));
         if let (Some(ledger), false) = (&self.options.ledger, self.keeps_record) {
             ledger.remove();
         }
-        outcome
+        outcome.map(|ending| Ended { ending, left: self.left })
     }
 
     /// Writes down who takes part. A disk that is full, or a directory that is not ours, stops no command.
@@ -293,6 +297,10 @@ impl Driver<'_> {
             }
             Notice::LeaderStopped { signal } => self.handle(Event::LeaderStopped(*signal)),
             Notice::Stragglers { alive } => self.handle(Event::Stragglers(*alive)),
+            Notice::Left { named } => {
+                self.left.push(*named);
+                None
+            }
             Notice::Ended(end) => {
                 // The keeper exits right after its last word; it is reaped so that our parent, should it be a
                 // subreaper that counts, never sees it.

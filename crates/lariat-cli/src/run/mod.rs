@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use lariat::ledger::command::CommandLedger;
 use lariat_keeper::stop::{StopPlan, StopScope};
+use lariat_keeper::wire::Named;
 use lariat_sys::signal::Signal;
 
 pub(crate) use driver::run;
@@ -48,6 +49,15 @@ impl RunOptions {
         let StopPlan { signal, scope, grace } = StopPlan::default();
         Self { command, grace, signal, scope, has_lifeline: false, ledger: None, dies_with_parent: false }
     }
+}
+
+/// How a run ended.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Ended {
+    /// How lariat exits.
+    pub(crate) ending: Ending,
+    /// Those who could not be ended, the first of them by name.
+    pub(crate) left: Vec<Named>,
 }
 
 /// Why there was no command to end.

@@ -195,6 +195,17 @@ impl Containment for Lineage {
         }
     }
 
+    fn kill_group(&mut self, group: i32) {
+        // HAZARD(pid-reuse): the number is named through the process that has it: a member that is held, or the leader,
+        // whose zombie is kept.
+        let held = self.held.get(&group).map(|(_, pidfd)| pidfd.signal_group(Signal::KILL));
+        if held.is_none()
+            && let Some(leader) = self.leader.filter(|leader| leader.pid == group)
+        {
+            let _ = PidFd::open(leader).and_then(|pidfd| pidfd.signal_group(Signal::KILL));
+        }
+    }
+
     /// Reaps every dead child but the leader, by number: `P_ALL` would hand out the leader's zombie, which is kept,
     /// for ever (HAZARD(orphan-reap)).
     fn reap(&mut self) -> bool {
