@@ -1,8 +1,12 @@
 //! `lariat run` is as if it were not there: exit codes, deaths, environment, descriptors, signals.
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::process::Stdio;
 
-use lariat_testkit::{Arena, Command, Ending, Facts, PATIENCE, census, fixture, need, subject, wait_until};
+use lariat_testkit::needs::skip;
+use lariat_testkit::{
+    Arena, Command, Ending, Facts, PATIENCE, census, fixture, is_root, need, subject, wait_until,
+};
 
 fn lariat(arena: &Arena) -> Command {
     arena.command(subject::lariat(env!("CARGO_BIN_EXE_lariat")))
@@ -326,5 +330,46 @@ fn lariat_says_nothing_of_its_own_when_all_is_well() {
     let arena = Arena::new();
     let ending = run(&arena, &["--", fixture::path(), "daemon", "--leave", "1", "--code", "0"]).expect(0);
     assert_eq!((ending.out().as_str(), ending.err().as_str()), ("", ""));
+    arena.finish();
+}
+
+/// The keeper says how the command ended and exits while lariat is between two looks at it: each look at the socket takes
+/// 100 ms here, and the command ends within the second one.
+#[test]
+fn a_last_word_between_two_looks_is_heard() {
+    let strace = need!("strace");
+    let arena = Arena::new();
+    let slow = ["-qq", "-o", "/dev/null", "-e", "trace=recvfrom", "-e", "inject=recvfrom:delay_exit=100000"];
+    for _ in 0..3 {
+        let own = subject::lariat(env!("CARGO_BIN_EXE_lariat"));
+        let command =
+            arena.command(&strace).args(slow).arg(own).args(["run", "--", "sh", "-c", "sleep 0.15; exit 7"]);
+        command.own_session().run().expect(7);
+    }
+    arena.finish();
+}
+
+/// A program that its user may execute and not read cannot be dumped, and `hidepid=2` hides it from that user.
+#[test]
+fn members_that_proc_hides_are_ended() {
+    let (unshare, setpriv, sleep) = (need!("unshare"), need!("setpriv"), need!("sleep"));
+    if !is_root() {
+        return skip("only root may mount /proc");
+    }
+    let arena = Arena::new();
+    let dir = arena.work();
+    let hidden = dir.join("hidden");
+    std::fs::copy(sleep, &hidden).expect("a copy");
+    for path in [arena.dir(), &dir, &hidden] {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o711)).expect("our own");
+    }
+    let script = format!(
+        "mount -t proc -o hidepid=2 proc /proc && exec {setpriv} --reuid 65534 --regid 65534 --clear-groups \
+         \"$0\" run --grace 10m -- sh -c '(setsid {hidden} 600 &); {hidden} 600 & sleep 0.3; exit 3'",
+        hidden = hidden.display()
+    );
+    let own = subject::lariat(env!("CARGO_BIN_EXE_lariat"));
+    let command = arena.command(unshare).args(["-m", "sh", "-c", &script]).arg(own);
+    command.own_session().run().expect(3);
     arena.finish();
 }

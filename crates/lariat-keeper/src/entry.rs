@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use lariat_sys::identity::Identity;
 use lariat_sys::pidfd::PidFd;
-use lariat_sys::signal::SignalFd;
+use lariat_sys::signal::{Signal, SignalFd};
 use lariat_sys::spawn::{self, Program, SpawnError, SpawnOptions, SpawnStep, inherit};
 use lariat_sys::{files, process, sockets};
 
@@ -166,6 +166,8 @@ fn start(plan: &Plan, holdings: &Holdings) -> Result<(Identity, SignalFd), Spawn
         // do anything, or SIGKILL of the caller's group finds us there.
         let _ = process::setsid();
     }
+    // HAZARD(keeper-stopped): our supervisor's death must find us awake.
+    process::set_parent_death(Signal::CONT).map_err(prepare)?;
     process::set_subreaper(true).map_err(prepare)?;
     let signals = catch_children().map_err(prepare)?;
     let null = files::dev_null().map_err(prepare)?;

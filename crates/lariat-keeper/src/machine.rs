@@ -103,6 +103,9 @@ pub struct Machine {
     stragglers: u32,
     refused: HashMap<Identity, i32>,
     last_seen: Vec<Member>,
+    /// [`Action::ReapAll`] was asked for, and its answer is not there yet.
+    is_reaping: bool,
+    has_given_up: bool,
 }
 
 impl Machine {
@@ -118,6 +121,8 @@ impl Machine {
             stragglers: 0,
             refused: HashMap::new(),
             last_seen: Vec::new(),
+            is_reaping: false,
+            has_given_up: false,
         }
     }
 
@@ -178,7 +183,7 @@ impl Machine {
                 Vec::new()
             }
             Event::Woke => self.pass_on(now, StopEvent::Woke),
-            Event::Empty => self.finish(now, Vec::new()),
+            Event::Empty => self.finish(now, 0),
         }
     }
 
@@ -218,13 +223,26 @@ impl Machine {
     }
 
     fn reaped(&mut self, now: Now) -> Vec<Action> {
+        let is_answer = std::mem::take(&mut self.is_reaping);
         if matches!(self.state, State::Up) && self.exit.is_some() {
             // The walk after the leader's exit found nobody, and yet the kernel says that somebody is there: it was born
             // while the walk was on (HAZARD(fork-while-killing)).
             self.begin_stop(now, self.plan.grace, Start::Stragglers);
             return self.pass_on(now, StopEvent::Woke);
         }
-        self.pass_on(now, StopEvent::Changed)
+        if !is_answer {
+            return self.pass_on(now, StopEvent::Changed);
+        }
+        if self.has_given_up {
+            return self.leave_them(now);
+        }
+        // Nobody died: whoever is there is not seen by walks, and walking faster does not help.
+        self.pass_on(now, StopEvent::Woke)
+    }
+
+    fn reap_all(&mut self) -> Action {
+        self.is_reaping = true;
+        Action::ReapAll
     }
 
     fn walked(&mut self, now: Now, members: &[Member], took: Duration) -> Vec<Action> {
@@ -232,7 +250,7 @@ impl Machine {
         let alive = members.iter().filter(|m| m.life != Life::Zombie).count();
         let is_leader_gone = self.exit.is_some() || self.leader.pid == 0;
         if alive == 0 && is_leader_gone {
-            let mut actions = vec![Action::ReapAll];
+            let mut actions = vec![self.reap_all()];
             // If somebody turns up after all, the stop goes on from here.
             actions.extend(self.pass_on(now, StopEvent::Walked { members, took }));
             return actions;
@@ -249,7 +267,7 @@ impl Machine {
         let n = u32::try_from(alive.len()).unwrap_or(u32::MAX);
         if self.is_daemon && self.exit == Some(Exit::Code(0)) {
             self.state = State::Daemon;
-            return vec![Action::Tell(Notice::Daemonized { members: n }), Action::ReapAll];
+            return vec![Action::Tell(Notice::Daemonized { members: n }), self.reap_all()];
         }
         self.stragglers = n;
         let mut actions = vec![Action::Tell(Notice::Stragglers { alive: n })];
@@ -271,28 +289,29 @@ impl Machine {
             match action {
                 StopAction::Walk { examine } => actions.push(Action::Walk { examine }),
                 StopAction::Signal { member, signal } => actions.push(Action::Signal { member, signal }),
-                StopAction::GiveUp => actions.extend(self.give_up(now)),
+                StopAction::GiveUp => {
+                    self.has_given_up = true;
+                    actions.push(self.reap_all());
+                }
             }
         }
         actions
     }
 
-    fn give_up(&mut self, now: Now) -> Vec<Action> {
+    /// Nothing helped and the kernel says that somebody is there: names those that the last walk saw alive. Where it saw
+    /// nobody, somebody is there all the same (HAZARD(unseen-member)), and counts as one.
+    fn leave_them(&mut self, now: Now) -> Vec<Action> {
         let left: Vec<Member> = self.last_seen.iter().filter(|m| m.life != Life::Zombie).copied().collect();
-        let mut actions: Vec<Action> = left
-            .iter()
-            .take(NAMED_MAX)
-            .map(|m| {
-                let errno = self.refused.get(&m.identity).copied().unwrap_or(0);
-                Action::Tell(Notice::Left { named: Named { identity: m.identity, comm: m.comm, errno } })
-            })
-            .collect();
-        actions.push(Action::ReapAll);
-        actions.extend(self.finish(now, left));
+        let named = left.iter().take(NAMED_MAX).map(|m| {
+            let errno = self.refused.get(&m.identity).copied().unwrap_or(0);
+            Action::Tell(Notice::Left { named: Named { identity: m.identity, comm: m.comm, errno } })
+        });
+        let mut actions: Vec<Action> = named.collect();
+        actions.extend(self.finish(now, u32::try_from(left.len()).unwrap_or(u32::MAX).max(1)));
         actions
     }
 
-    fn finish(&mut self, now: Now, left: Vec<Member>) -> Vec<Action> {
+    fn finish(&mut self, now: Now, left: u32) -> Vec<Action> {
         let (counts, stop_time) = match &self.state {
             State::Stopping { stop, began } => (stop.counts(), now.instant.duration_since(*began)),
             _ => Default::default(),
@@ -303,7 +322,7 @@ impl Machine {
             told: counts.told,
             killed: counts.killed,
             stragglers: self.stragglers,
-            left: u32::try_from(left.len()).unwrap_or(u32::MAX),
+            left,
             stop_time,
             ..End::default()
         })]

@@ -159,3 +159,35 @@ fn the_supervisors_death_gives_no_new_grace() {
     let actions = machine.step(now, Event::Walked { members: &leader, took: Duration::from_micros(10) });
     assert_eq!(shown(&actions), "KILL");
 }
+
+/// Walks that see nobody prove nothing: while the kernel says that somebody is there, the end says so too
+/// (`/proc` with `hidepid`, of another pid namespace, or unmounted).
+#[test]
+fn somebody_whom_no_walk_sees_is_left_and_not_gone() {
+    let base = Instant::now();
+    let mut machine = machine_in("up", base);
+    let mut time = Duration::ZERO;
+    let mut queue = machine.step(at(base, time), event("exited"));
+    let mut walks = 0;
+    loop {
+        let Some(action) = (!queue.is_empty()).then(|| queue.remove(0)) else {
+            time = machine.wake_at().expect("it goes on").duration_since(base);
+            queue = machine.step(at(base, time), Event::Woke);
+            continue;
+        };
+        queue.extend(match action {
+            Action::Walk { .. } => {
+                walks += 1;
+                machine.step(at(base, time), event("walked-empty"))
+            }
+            Action::ReapAll => machine.step(at(base, time), event("reaped")),
+            Action::Exit(end) => {
+                assert_eq!(end.left, 1);
+                break;
+            }
+            _ => Vec::new(),
+        });
+    }
+    assert!(time <= GRACE + Duration::from_secs(6), "given up after {time:?} only");
+    assert!(walks < 200, "{walks} walks");
+}

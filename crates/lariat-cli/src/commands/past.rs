@@ -20,7 +20,7 @@ use crate::output::{Failure, Output};
 
 /// Processes that are listed at most; the others are counted.
 const LISTED_MAX: usize = 30;
-/// The grace period of what a crash left: nobody knows any more what was configured then.
+/// The most that what a crash left is given; a service's own grace period, as the ledger has it, may be shorter.
 const GRACE: Duration = Duration::from_secs(10);
 /// How long keepers have beyond the longest grace period and their own killing.
 const KEEPERS_BEYOND: Duration = Duration::from_secs(5);

@@ -65,9 +65,13 @@ pub(crate) fn run(options: &RunOptions) -> Result<Ending, RunError> {
     files::set_nonblocking(&ours, true).map_err(own("prepare the socket"))?;
     let keeper = Keeper::from_fork(child.identity, ours, child.pidfd);
     let hears_hangup = !before.ignored.contains(Signal::HUP);
+    let mut machine = Machine::new(options.grace, hears_hangup);
+    if options.has_lifeline || options.dies_with_parent {
+        machine.stay_awake();
+    }
     Driver {
         keeper: Some(keeper),
-        machine: Machine::new(options.grace, hears_hangup),
+        machine,
         signals,
         ties,
         stop,
@@ -230,12 +234,13 @@ impl Driver {
 
     fn hear_keeper(&mut self) -> Option<Outcome> {
         while let Some(keeper) = &self.keeper {
+            // Asked before the socket is read: its last word may come between the two, and must not be taken for silence.
+            // What a keeper that is dead by now has said is in the socket.
+            let is_dead = keeper.pidfd().has_exited().unwrap_or(true);
             match keeper.receive() {
-                Received::Nothing => {
-                    // A keeper that was killed may leave its socket open in nobody: its death alone says it.
-                    let is_dead = keeper.pidfd().has_exited().unwrap_or(true);
-                    return if is_dead { self.keeper_gone() } else { None };
-                }
+                // A keeper that was killed may leave its socket open in nobody: its death alone says it.
+                Received::Nothing if is_dead => return self.keeper_gone(),
+                Received::Nothing => return None,
                 Received::Closed => return self.keeper_gone(),
                 Received::Notice(notice) => {
                     if let Some(outcome) = self.hear(&notice) {
@@ -355,12 +360,12 @@ impl Driver {
         None
     }
 
-    /// Stops as the command did. Returns when the shell continues us.
+    /// Stops as the command did. Returns when the shell continues us, which the signal that it does that with says as
+    /// well; or at once where there is no shell to do that (an orphaned process group), and the command stays stopped.
     fn stop_self(&mut self, signal: Signal) {
         let signal = if STOPS.contains(&signal) { signal } else { Signal::TSTP };
         // The notice may be old: after `bg` and `fg` the command can run again by now.
         let _ = signal::stop_self_if(signal, || self.leader_is_stopped());
-        self.wake_leader();
     }
 
     fn adopt(&mut self, grace: Duration) {

@@ -25,6 +25,9 @@ pub const KEEPER_COMM: &str = "keeper:";
 /// How many descriptors of members are held at most: well below the usual limit of 1024 open files.
 const HELD_MAX: usize = 768;
 
+/// The start of a member whose own is hidden. No process but the kernel's first has it.
+const UNKNOWN_START: u64 = 0;
+
 /// The descendants of this process.
 #[derive(Debug)]
 pub struct Lineage {
@@ -39,6 +42,8 @@ pub struct Lineage {
     /// Descriptors of members that the last walks found, opened before their start was read. INVARIANT: one refers to
     /// the member of that identity, or to an earlier descendant with its number, which is dead; never to a stranger.
     held: HashMap<i32, (u64, PidFd)>,
+    /// Living children of ours that the last walk could not look at.
+    unseen: Vec<Identity>,
 }
 
 impl Lineage {
@@ -62,6 +67,7 @@ impl Lineage {
             stats: Vec::new(),
             orphans: Vec::new(),
             held: HashMap::new(),
+            unseen: Vec::new(),
         }
     }
 
@@ -114,6 +120,19 @@ impl Lineage {
                 }
             }
         }
+        self.unseen.clear();
+        let unknown = fresh.into_iter().map(|(pid, pidfd)| (pid, (UNKNOWN_START, pidfd)));
+        let seen: HashSet<i32> = stats.iter().map(|stat| stat.pid).collect();
+        for (pid, (start, pidfd)) in before.into_iter().chain(unknown) {
+            // HAZARD(unseen-member): /proc hides it, but it is a living child of ours, so its number is its own until we
+            // reap it. What is hidden and no child of ours becomes one when its parent is gone.
+            if !seen.contains(&pid) && matches!(reap::peek_exit(pid), Ok(None)) {
+                let leader = self.leader.filter(|leader| leader.pid == pid).map(|leader| leader.start);
+                let start = leader.unwrap_or(start);
+                self.unseen.push(Identity { pid, start });
+                self.held.insert(pid, (start, pidfd));
+            }
+        }
         walked
     }
 
@@ -152,6 +171,15 @@ impl Containment for Lineage {
                 wants_hangup: examine.is_some_and(|signal| wants_hangup(stat.pid, signal)),
             });
         }
+        out.extend(self.unseen.iter().map(|unseen| Member {
+            identity: *unseen,
+            role: if self.leader == Some(*unseen) { Role::Leader } else { Role::Root },
+            // Whether it is stopped nobody says; the kill at the end does not mind.
+            life: Life::Going,
+            pgrp: 0,
+            comm: padded(b"?"),
+            wants_hangup: false,
+        }));
         self.stats = stats;
         walked
     }
