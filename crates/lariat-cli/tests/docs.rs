@@ -180,6 +180,7 @@ impl<'a> Session<'a> {
                 Err(format!("there is no {}", self.dir.display()))
             };
         }
+        self.knows_whom_it_kills(step.command)?;
         let command = self.translated(step.command);
         let mut output = self.output(&command, step)?;
         // Looking for what is alive is done until it is so, as a person would: ends take a moment.
@@ -226,6 +227,15 @@ impl<'a> Session<'a> {
         let here = self.arena.work().join("lariat").display().to_string();
         let lines = text.lines().filter(|line| *line != "^C");
         lines.map(|line| line.trim_start_matches("^C").replace(&here, CLONE)).collect()
+    }
+
+    /// A number that no output showed is somebody else's process here.
+    fn knows_whom_it_kills(&self, command: &str) -> Result<(), String> {
+        let mut numbers = NUMBER.find_iter(command).map(|found| found.as_str());
+        match numbers.find(|number| !self.numbers.contains_key(*number)) {
+            Some(number) if command.contains("kill") => Err(format!("`{command}`: who is {number}?")),
+            _ => Ok(()),
+        }
     }
 
     /// Returns a command with the numbers and run ids that are meant.
@@ -381,6 +391,7 @@ fn a_wrong_document_fails() {
         ("more output", "```console\n$ echo one; echo two\none\n```\n"),
         ("less output", "```console\n$ echo one\n...\none\ntwo\n```\n"),
         ("another exit code", "```console\n$ lariat run -- sh -c 'exit 7'\n$ echo $?\n8\n```\n"),
+        ("a number that nobody showed", "```console\n$ : kill 4711\n```\n"),
         (
             "another order of phases",
             "```console\n$ echo '[2/5] b'; echo '[1/5] a'\n...\n[1/5] a\n[2/5] b\n```\n",
