@@ -3,7 +3,7 @@
 use std::os::unix::fs::PermissionsExt as _;
 use std::process::Stdio;
 
-use lariat_testkit::needs::skip;
+use lariat_testkit::needs::skip_as_user;
 use lariat_testkit::{
     Arena, Command, Ending, Facts, PATIENCE, census, fixture, is_root, need, subject, wait_until,
 };
@@ -354,7 +354,7 @@ fn a_last_word_between_two_looks_is_heard() {
 fn members_that_proc_hides_are_ended() {
     let (unshare, setpriv, sleep) = (need!("unshare"), need!("setpriv"), need!("sleep"));
     if !is_root() {
-        return skip("only root may mount /proc");
+        return skip_as_user("only root may mount /proc");
     }
     let arena = Arena::new();
     let dir = arena.work();
@@ -379,7 +379,7 @@ fn members_that_proc_hides_are_ended() {
 fn who_cannot_be_ended_is_named() {
     let setpriv = need!("setpriv");
     if !is_root() {
-        return skip("only root may make a setuid program");
+        return skip_as_user("only root may make a setuid program");
     }
     for code in [0, 3] {
         let arena = Arena::new();
@@ -409,7 +409,7 @@ fn who_cannot_be_ended_is_named() {
 fn a_proc_that_is_not_ours_is_refused() {
     let unshare = need!("unshare");
     if !is_root() {
-        return skip("only root may make a pid namespace");
+        return skip_as_user("only root may make a pid namespace");
     }
     let own = subject::lariat(env!("CARGO_BIN_EXE_lariat"));
     let foreign = ["--pid", "--fork", "sh", "-c", "\"$0\" run -- echo started; exit $?"];

@@ -382,8 +382,7 @@ impl StopMachine {
     }
 
     fn tell_first(&mut self, now: Now, members: &[Member], actions: &mut Vec<StopAction>) {
-        // The epoch stays the moment at which the stop was asked for; who was born since is a newcomer only if
-        // somebody was told before, and nobody was.
+        // The round begins with the first walk, not with the request: nobody was told in between.
         self.begin_round(now, members);
         let is_first = |m: &Member| match self.start {
             Start::Leader => m.role == Role::Leader,

@@ -21,7 +21,8 @@ pub(crate) fn run(args: &RunArgs) -> ! {
     options.grace = args.grace.unwrap_or(options.grace);
     options.signal = args.signal.unwrap_or(options.signal);
     options.has_lifeline = args.lifeline;
-    options.dies_with_parent = args.die_with_parent;
+    // A lifeline says that the caller's death ends everything, and somebody else may hold the pipe as well.
+    options.dies_with_parent = args.die_with_parent || args.lifeline;
     let around = std::env::var(RUN_VARIABLE).ok().and_then(|run| RunId::try_from(run).ok());
     options.ledger = CommandLedger::choose(&user_dirs(), around).ok();
     let code = match run::run(&options) {
