@@ -404,6 +404,24 @@ fn who_cannot_be_ended_is_named() {
     }
 }
 
+/// Holding on to members must not take the descriptors that finding the others needs.
+#[test]
+fn few_descriptors_cost_nobody_the_grace_period() {
+    let arena = Arena::new();
+    let script = "
+        for i in $(seq 40); do (trap '' TERM; exec sleep 600) & done
+        for i in $(seq 10); do (trap \"echo clean-$i; exit\" TERM; while :; do sleep 0.05; done) & done
+        trap '' TERM; sleep 0.3; echo ready; while :; do sleep 600; done";
+    let own = subject::lariat(env!("CARGO_BIN_EXE_lariat"));
+    let limited = arena.command("sh").args(["-c", "ulimit -n 32; exec \"$0\" \"$@\""]).arg(own);
+    let running = limited.args(["run", "--grace", "4s", "--", "sh", "-c", script]).own_session().start();
+    wait_until("the tree", PATIENCE, || running.stdout().contains("ready").then_some(()));
+    running.signal(libc::SIGTERM);
+    let ending = running.wait().expect(128 + libc::SIGKILL);
+    assert_eq!(ending.out().matches("clean-").count(), 10, "{}", ending.out());
+    arena.finish();
+}
+
 /// Nothing can be ended by the numbers of another pid namespace, so nothing is started.
 #[test]
 fn a_proc_that_is_not_ours_is_refused() {

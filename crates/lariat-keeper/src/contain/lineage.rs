@@ -24,6 +24,8 @@ pub const KEEPER_COMM: &str = "keeper:";
 
 /// How many descriptors of members are held at most: well below the usual limit of 1024 open files.
 const HELD_MAX: usize = 768;
+/// How many descriptors are never used for holding members: what a keeper has besides, and what a walk opens.
+const FREE_MIN: u64 = 24;
 
 /// The start of a member whose own is hidden. No process but the kernel's first has it.
 const UNKNOWN_START: u64 = 0;
@@ -99,13 +101,14 @@ impl Lineage {
     /// costs more than the signal. What there is no descriptor for is signalled the slow way.
     fn find(&mut self, stats: &mut Vec<Stat>) -> lariat_sys::Result<()> {
         let mut before = std::mem::take(&mut self.held);
+        let held_max = held_max();
         let mut opened = Vec::new();
         let walked = tree::walk_visiting(
             self.me,
             &self.except,
             &mut |pid| {
                 let is_known = before.contains_key(&pid);
-                if !is_known && opened.len() + before.len() < HELD_MAX {
+                if !is_known && opened.len() + before.len() < held_max {
                     opened.extend(PidFd::open_pid(pid).ok().map(|pidfd| (pid, pidfd)));
                 }
             },
@@ -226,6 +229,12 @@ impl Containment for Lineage {
         }
         self.is_without_orphans()
     }
+}
+
+/// Returns how many members may be held: without a descriptor left, a walk would find nobody but those who are held.
+fn held_max() -> usize {
+    let spare = lariat_sys::process::open_files_max().map_or(u64::MAX, |max| max.saturating_sub(FREE_MIN));
+    HELD_MAX.min(usize::try_from(spare).unwrap_or(HELD_MAX))
 }
 
 /// Sends a signal to the process that this identity names; one that is gone is fine.
