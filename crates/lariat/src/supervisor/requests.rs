@@ -118,6 +118,9 @@ impl Driver {
             let name = &self.units[*place].name;
             let is_over = matches!(machine.state(), State::Down | State::GaveUp);
             if wait.wanted == Wanted::Down {
+                if machine.wanted() == Wanted::Up {
+                    return Some(refused(Refusal::ServiceFailed, format!("`{name}` was started again")));
+                }
                 is_done &= is_over;
                 continue;
             }
