@@ -1,8 +1,12 @@
 //! `lariat run` is as if it were not there: exit codes, deaths, environment, descriptors, signals.
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::process::Stdio;
 
-use lariat_testkit::{Arena, Command, Ending, Facts, PATIENCE, census, fixture, need, subject, wait_until};
+use lariat_testkit::needs::skip_as_user;
+use lariat_testkit::{
+    Arena, Command, Ending, Facts, PATIENCE, census, fixture, is_root, need, subject, wait_until,
+};
 
 fn lariat(arena: &Arena) -> Command {
     arena.command(subject::lariat(env!("CARGO_BIN_EXE_lariat")))
@@ -327,4 +331,112 @@ fn lariat_says_nothing_of_its_own_when_all_is_well() {
     let ending = run(&arena, &["--", fixture::path(), "daemon", "--leave", "1", "--code", "0"]).expect(0);
     assert_eq!((ending.out().as_str(), ending.err().as_str()), ("", ""));
     arena.finish();
+}
+
+/// The keeper says how the command ended and exits while lariat is between two looks at it: each look at the socket takes
+/// 100 ms here, and the command ends within the second one.
+#[test]
+fn a_last_word_between_two_looks_is_heard() {
+    let strace = need!("strace");
+    let arena = Arena::new();
+    let slow = ["-qq", "-o", "/dev/null", "-e", "trace=recvfrom", "-e", "inject=recvfrom:delay_exit=100000"];
+    for _ in 0..3 {
+        let own = subject::lariat(env!("CARGO_BIN_EXE_lariat"));
+        let command =
+            arena.command(&strace).args(slow).arg(own).args(["run", "--", "sh", "-c", "sleep 0.15; exit 7"]);
+        command.own_session().run().expect(7);
+    }
+    arena.finish();
+}
+
+/// A program that its user may execute and not read cannot be dumped, and `hidepid=2` hides it from that user.
+#[test]
+fn members_that_proc_hides_are_ended() {
+    let (unshare, setpriv, sleep) = (need!("unshare"), need!("setpriv"), need!("sleep"));
+    if !is_root() {
+        return skip_as_user("only root may mount /proc");
+    }
+    let arena = Arena::new();
+    let dir = arena.work();
+    let hidden = dir.join("hidden");
+    std::fs::copy(sleep, &hidden).expect("a copy");
+    for path in [arena.dir(), &dir, &hidden] {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o711)).expect("our own");
+    }
+    let script = format!(
+        "mount -t proc -o hidepid=2 proc /proc && exec {setpriv} --reuid 65534 --regid 65534 --clear-groups \
+         \"$0\" run --grace 10m -- sh -c '(setsid {hidden} 600 &); {hidden} 600 & sleep 0.3; exit 3'",
+        hidden = hidden.display()
+    );
+    let own = subject::lariat(env!("CARGO_BIN_EXE_lariat"));
+    let command = arena.command(unshare).args(["-m", "sh", "-c", &script]).arg(own);
+    command.own_session().run().expect(3);
+    arena.finish();
+}
+
+/// One that became another user may not be signalled: it is named with the reason, whatever the command's own end was.
+#[test]
+fn who_cannot_be_ended_is_named() {
+    let setpriv = need!("setpriv");
+    if !is_root() {
+        return skip_as_user("only root may make a setuid program");
+    }
+    for code in [0, 3] {
+        let arena = Arena::new();
+        let dir = arena.work();
+        let becomes_root = dir.join("becomes-root");
+        std::fs::copy(&setpriv, &becomes_root).expect("a copy");
+        for (path, mode) in [(arena.dir(), 0o711), (&dir, 0o711), (&becomes_root, 0o4755)] {
+            std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).expect("our own");
+        }
+        let script = format!("{} --reuid 0 sleep 600 & sleep 0.3; exit {code}", becomes_root.display());
+        let command = lariat(&arena).args(["run", "--grace", "0s", "--", "sh", "-c", &script]);
+        let ending = command.as_user(65534, 65534).own_session().run();
+        for left in census::by_token(arena.token()) {
+            left.kill();
+        }
+        arena.wait_until_empty(PATIENCE);
+        let ending = ending.expect(if code == 0 { 125 } else { code });
+        let text = ending.err();
+        assert!(text.contains("1 of its processes could not be ended"), "{text}");
+        assert!(text.contains("`sleep` (pid ") && text.contains("operation not permitted"), "{text}");
+        arena.finish();
+    }
+}
+
+/// Holding on to members must not take the descriptors that finding the others needs.
+#[test]
+fn few_descriptors_cost_nobody_the_grace_period() {
+    let arena = Arena::new();
+    let script = "
+        for i in $(seq 40); do (trap '' TERM; exec sleep 600) & done
+        for i in $(seq 10); do (trap \"echo clean-$i; exit\" TERM; while :; do sleep 0.05; done) & done
+        trap '' TERM; sleep 0.3; echo ready; while :; do sleep 600; done";
+    let own = subject::lariat(env!("CARGO_BIN_EXE_lariat"));
+    let limited = arena.command("sh").args(["-c", "ulimit -n 32; exec \"$0\" \"$@\""]).arg(own);
+    let running = limited.args(["run", "--grace", "4s", "--", "sh", "-c", script]).own_session().start();
+    wait_until("the tree", PATIENCE, || running.stdout().contains("ready").then_some(()));
+    running.signal(libc::SIGTERM);
+    let ending = running.wait().expect(128 + libc::SIGKILL);
+    assert_eq!(ending.out().matches("clean-").count(), 10, "{}", ending.out());
+    arena.finish();
+}
+
+/// Nothing can be ended by the numbers of another pid namespace, so nothing is started.
+#[test]
+fn a_proc_that_is_not_ours_is_refused() {
+    let unshare = need!("unshare");
+    if !is_root() {
+        return skip_as_user("only root may make a pid namespace");
+    }
+    let own = subject::lariat(env!("CARGO_BIN_EXE_lariat"));
+    let foreign = ["--pid", "--fork", "sh", "-c", "\"$0\" run -- echo started; exit $?"];
+    let missing = ["-m", "sh", "-c", "umount -l /proc && exec \"$0\" run -- echo started"];
+    for args in [&foreign[..], &missing[..]] {
+        let arena = Arena::new();
+        let ending = arena.command(&unshare).args(args).arg(&own).own_session().run().expect(125);
+        assert_eq!(ending.out(), "");
+        assert!(ending.err().contains("/proc"), "{}", ending.err());
+        arena.finish();
+    }
 }

@@ -3,7 +3,9 @@
 use std::process::Stdio;
 use std::time::Duration;
 
-use lariat_testkit::{Arena, Command, Facts, PATIENCE, Running, census, fixture, subject, wait_until};
+use lariat_testkit::{
+    Arena, Command, Facts, PATIENCE, Running, census, fixture, need, subject, wait_at_most, wait_until,
+};
 
 fn lariat(arena: &Arena) -> Command {
     arena.command(subject::lariat(env!("CARGO_BIN_EXE_lariat")))
@@ -128,6 +130,85 @@ fn the_lifelines_end_ends_everything_gracefully() {
     assert_eq!(running.wait().code(), Some(0));
     assert!(facts.has("clean-leader") && facts.has("clean-daemon"));
     arena.finish();
+}
+
+/// The end of a lifeline continues nobody, so lariat must not have stopped with its command.
+#[test]
+fn the_lifelines_end_ends_a_stopped_command() {
+    let arena = Arena::new();
+    let facts = arena.facts("f");
+    let mut running = lariat(&arena)
+        .args(["run", "--lifeline", "--", fixture::path(), "child", "--manner", "graceful"])
+        .facts(&facts)
+        .stdin(Stdio::piped())
+        .own_group()
+        .start();
+    facts.wait_for("ready");
+    let leader = census::Seen::of(facts.pid("leader")).expect("it is alive");
+    leader.signal(libc::SIGSTOP);
+    wait_until("the stop", PATIENCE, || (state(leader.pid) == 'T').then_some(()));
+    let asleep = wait_at_most(Duration::from_millis(300), || (state(running.pid()) == 'T').then_some(()));
+    assert_eq!(asleep, None, "lariat stopped with its command");
+    drop(running.take_stdin());
+    assert_eq!(running.wait().code(), Some(0));
+    assert!(facts.has("clean-leader") && facts.has("clean-child"));
+    arena.finish();
+}
+
+/// A command that is stopped while it is being ended does not stop its end: nobody would continue it.
+#[test]
+fn a_command_that_stops_while_it_is_ended_is_ended() {
+    let bash = need!("bash");
+    let arena = Arena::new();
+    let running = lariat(&arena)
+        .args(["run", "--grace", "500ms", "--", &bash, "-c"])
+        .arg("trap 'kill -STOP $$' TERM; echo ready; while :; do sleep 0.05; done")
+        .own_group()
+        .start();
+    wait_until("the command", PATIENCE, || running.stdout().contains("ready").then_some(()));
+    running.signal(libc::SIGTERM);
+    assert_eq!(running.wait().code(), Some(137));
+    arena.finish();
+}
+
+/// Where no shell continues anybody, a command that was stopped stays stopped, as without lariat.
+#[test]
+fn a_command_that_was_stopped_without_a_shell_stays_stopped() {
+    let arena = Arena::new();
+    let (running, facts) = start(&arena, &[], &["alone"]);
+    let leader = census::Seen::of(facts.pid("leader")).expect("it is alive");
+    leader.signal(libc::SIGSTOP);
+    wait_until("the stop", PATIENCE, || (state(leader.pid) == 'T').then_some(()));
+    let awake = wait_at_most(Duration::from_millis(500), || (state(leader.pid) != 'T').then_some(()));
+    assert_eq!(awake, None, "it was continued");
+    leader.signal(libc::SIGCONT);
+    running.signal(libc::SIGTERM);
+    assert_eq!(running.wait().code(), Some(143));
+    arena.finish();
+}
+
+/// Somebody stopped the keeper: it is woken for an order, and by lariat's death.
+#[test]
+fn a_keeper_that_was_stopped_does_its_work() {
+    for end in [libc::SIGTERM, libc::SIGKILL] {
+        let arena = Arena::new();
+        let (running, facts) = start(&arena, &["--grace", "10m"], &["daemon", "--manner", "graceful"]);
+        let keepers = census::children_of(running.pid());
+        let keeper = census::Seen::of(keepers[0]).expect("it is alive");
+        keeper.signal(libc::SIGSTOP);
+        wait_until("the stop", PATIENCE, || (state(keeper.pid) == 'T').then_some(()));
+        running.signal(end);
+        running.wait();
+        arena.wait_until_empty(PATIENCE);
+        assert!(facts.has("clean-leader") && facts.has("clean-daemon"));
+        arena.finish();
+    }
+}
+
+/// Returns the letter that `/proc` shows for what a process is doing.
+fn state(pid: i32) -> char {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next()).unwrap_or('-')
 }
 
 #[test]

@@ -196,3 +196,20 @@ fn a_typed_interrupt_is_a_graceful_stop() {
     assert_eq!(facts.told("leader"), [1]);
     arena.finish();
 }
+
+/// Ctrl-Z in the stack's terminal, and another command in the next one.
+#[test]
+fn a_stopped_supervisor_is_named_by_ps_and_woken_by_down() {
+    let arena = Arena::new();
+    let (stack, facts) = project(&arena, "project", "daemon", "--manner graceful");
+    let up = stack.up(&arena);
+    facts.wait_for("ready");
+    up.signal(libc::SIGSTOP);
+    wait_until("the stop", PATIENCE, || up.seen().filter(|seen| seen.state == 'T'));
+    let ps = stack.run(&arena, &["ps"]).expect(9);
+    assert!(ps.err().contains(&format!("kill -CONT {}", up.pid())), "{}", ps.err());
+    stack.run(&arena, &["down"]).expect(0);
+    up.wait();
+    assert!(facts.has("clean-leader") && facts.has("clean-daemon"));
+    arena.finish();
+}

@@ -8,6 +8,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use lariat_sys::identity::Identity;
 use lariat_sys::pidfd::PidFd;
+use lariat_sys::signal::Signal;
 use lariat_sys::spawn::{self, Program, SpawnOptions};
 use lariat_sys::{Errno, files, reap, sockets};
 
@@ -137,13 +138,16 @@ impl Keeper {
         &self.pidfd
     }
 
-    /// Gives an order. Never blocks.
+    /// Gives an order, and wakes the keeper for it should somebody have stopped it. Never blocks.
     ///
     /// # Errors
     /// `EAGAIN` when the keeper has not read for a long time; `EPIPE` or `ECONNRESET` when it is gone, which
     /// [`Self::receive`] says as well.
     pub fn order(&self, order: &Order) -> Result<(), KeeperError> {
-        sockets::send(&self.control, &order.encode()).map_err(|errno| KeeperError { step: "order", errno })
+        let sent = sockets::send(&self.control, &order.encode());
+        // HAZARD(keeper-stopped): to one that is awake this means nothing. One that is gone has no use for it.
+        let _ = self.pidfd.signal(Signal::CONT);
+        sent.map_err(|errno| KeeperError { step: "order", errno })
     }
 
     /// Takes the next notice. Never blocks; poll the keeper's [`AsFd`] for readability.

@@ -7,7 +7,9 @@
 //! Hazards: `HAZARD(orphan-reap)`, `HAZARD(keeper-starved)`.
 
 use std::collections::VecDeque;
+use std::ffi::CString;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::time::{Duration, Instant};
 
 use lariat_sys::identity::{self, Identity};
@@ -46,9 +48,11 @@ pub struct Parts {
     pub drain: Option<Drain>,
     /// Where the end record goes.
     pub ends: Option<OwnedFd>,
-    /// The service's label in that record.
+    /// Removed when nobody is left and the supervisor is gone.
+    pub record: Option<CString>,
+    /// The service's label in the end record.
     pub label: String,
-    /// The run's id in that record.
+    /// The run's id in the end record.
     pub run: String,
 }
 
@@ -171,6 +175,10 @@ impl Driver {
                 }
                 Action::Signal { member, signal } => {
                     send(&mut self.machine, &mut self.lineage, member, signal)
+                }
+                Action::KillGroup { group } => {
+                    self.lineage.kill_group(group);
+                    Vec::new()
                 }
                 Action::Tell(notice) => {
                     self.say(&notice);
@@ -316,6 +324,10 @@ impl Driver {
         }
         if let (Some(ends), true) = (&self.parts.ends, self.is_alone) {
             record::append(ends.as_fd(), &self.parts.run, &self.parts.label, self.leader, &end, &self.left);
+        }
+        if let (Some(record), true) = (&self.parts.record, self.is_alone && end.left == 0) {
+            // A record that stays names identities that are dead.
+            let _ = std::fs::remove_file(std::ffi::OsStr::from_bytes(record.to_bytes()));
         }
         self.say(&Notice::Ended(end));
         let deadline = Instant::now() + LAST_WORD_WITHIN;

@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use lariat_sys::identity::Identity;
 use lariat_sys::pidfd::PidFd;
-use lariat_sys::signal::SignalFd;
+use lariat_sys::signal::{Signal, SignalFd};
 use lariat_sys::spawn::{self, Program, SpawnError, SpawnOptions, SpawnStep, inherit};
 use lariat_sys::{files, process, sockets};
 
@@ -139,7 +139,8 @@ fn hold(plan: Plan, control: OwnedFd, holdings: Holdings, before_the_wait: impl 
             };
             settle(&plan.label);
             let supervisor = PidFd::open(plan.supervisor).ok();
-            let parts = Parts { control, supervisor, signals, drain, ends, label: plan.label, run: plan.run };
+            let (label, run, record) = (plan.label, plan.run, plan.record);
+            let parts = Parts { control, supervisor, signals, drain, ends, record, label, run };
             let machine = Machine::new(plan.stop, plan.is_daemon, leader);
             let end = Driver::new(parts, machine, leader, plan.stop.signal).run(before_the_wait);
             // The lock is let go of by our exit, after the last word.
@@ -156,6 +157,8 @@ fn start(plan: &Plan, holdings: &Holdings) -> Result<(Identity, SignalFd), Spawn
         // do anything, or SIGKILL of the caller's group finds us there.
         let _ = process::setsid();
     }
+    // HAZARD(keeper-stopped): our supervisor's death must find us awake.
+    process::set_parent_death(Signal::CONT).map_err(prepare)?;
     process::set_subreaper(true).map_err(prepare)?;
     let signals = catch_children().map_err(prepare)?;
     let null = files::dev_null().map_err(prepare)?;

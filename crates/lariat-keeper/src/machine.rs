@@ -7,8 +7,7 @@
 //! |---|---|---|---|---|
 //! | `Up` | walk: nobody left → finish; a daemon by design → `Daemon`; else stragglers → `Stopping` | `Stopping` | `Stopping`, killing | `Over` |
 //! | `Daemon` | – | `Stopping` | `Stopping`, killing | `Over` |
-//! | `Stopping` | goes on | the grace period can only become shorter | killing; after its limit `GivingUp` | `Over` |
-//! | `GivingUp` | – | – | – | `Over`; if it is not empty, `Over` with those who are left |
+//! | `Stopping` | goes on | the grace period can only become shorter | killing | `Over` |
 //! | `Over` | – | – | – | – |
 //!
 //! INVARIANT: the leader's zombie is kept until nobody else is alive (or it left a daemon), so that its number, which
@@ -22,9 +21,7 @@ use lariat_sys::reap::Exit;
 use lariat_sys::signal::Signal;
 
 use crate::clock::later;
-use crate::stop::{
-    Life, Member, Now, Start, StopAction, StopCounts, StopEvent, StopMachine, StopPlan, count,
-};
+use crate::stop::{Life, Member, Now, Start, StopAction, StopEvent, StopMachine, StopPlan, count};
 use crate::wire::{End, Named, Notice, Order};
 
 /// How many stragglers, and how many of those left, are named; the others are counted.
@@ -80,6 +77,11 @@ pub enum Action {
         /// What.
         signal: Signal,
     },
+    /// Kill the process group with this number, if it is one of members only.
+    KillGroup {
+        /// Its number.
+        group: i32,
+    },
     /// Tell the supervisor.
     Tell(Notice),
     /// Reap the leader and whoever else is dead; [`Event::Empty`] if nobody is left after that, else [`Event::Reaped`].
@@ -92,15 +94,7 @@ pub enum Action {
 enum State {
     Up,
     Daemon,
-    Stopping {
-        stop: Box<StopMachine>,
-        began: Instant,
-    },
-    /// Nothing more is tried. Whether somebody is left is the kernel's to say.
-    GivingUp {
-        counts: StopCounts,
-        began: Instant,
-    },
+    Stopping { stop: Box<StopMachine>, began: Instant },
     Over,
 }
 
@@ -115,6 +109,9 @@ pub struct Machine {
     stragglers: u32,
     refused: HashMap<Identity, i32>,
     last_seen: Vec<Member>,
+    /// [`Action::ReapAll`] was asked for, and its answer is not there yet.
+    is_reaping: bool,
+    has_given_up: bool,
 }
 
 impl Machine {
@@ -130,6 +127,8 @@ impl Machine {
             stragglers: 0,
             refused: HashMap::new(),
             last_seen: Vec::new(),
+            is_reaping: false,
+            has_given_up: false,
         }
     }
 
@@ -152,7 +151,7 @@ impl Machine {
     pub fn wake_at(&self) -> Option<Instant> {
         match &self.state {
             State::Stopping { stop, .. } => stop.wake_at(),
-            State::Up | State::Daemon | State::GivingUp { .. } | State::Over => None,
+            State::Up | State::Daemon | State::Over => None,
         }
     }
 
@@ -170,9 +169,9 @@ impl Machine {
         match event {
             Event::Order(Order::Stop { grace }) => self.stop(now, grace),
             Event::SupervisorGone => match self.state {
-                State::Up | State::Daemon => self.stop(now, self.plan.grace),
                 // A stop that is under way has its grace period already and gets no new one.
-                State::Stopping { .. } | State::GivingUp { .. } | State::Over => Vec::new(),
+                State::Stopping { .. } => Vec::new(),
+                _ => self.stop(now, self.plan.grace),
             },
             Event::Order(Order::Kill) => {
                 let mut actions = self.stop(now, Duration::ZERO);
@@ -190,16 +189,14 @@ impl Machine {
                 Vec::new()
             }
             Event::Woke => self.pass_on(now, StopEvent::Woke),
-            Event::Empty => vec![self.finish(now, 0)],
+            Event::Empty => self.finish(now, 0),
         }
     }
 
     fn stop(&mut self, now: Now, grace: Duration) -> Vec<Action> {
         let start = match &mut self.state {
-            State::Stopping { .. } => {
-                return self.pass_on(now, StopEvent::Cut(later(now.instant, grace)));
-            }
-            State::GivingUp { .. } | State::Over => return Vec::new(),
+            State::Stopping { .. } => return self.pass_on(now, StopEvent::Cut(later(now.instant, grace))),
+            State::Over => return Vec::new(),
             State::Up if self.exit.is_none() => Start::Leader,
             State::Up => Start::Stragglers,
             State::Daemon => Start::Daemon,
@@ -232,13 +229,25 @@ impl Machine {
     }
 
     fn reaped(&mut self, now: Now) -> Vec<Action> {
-        match self.state {
+        let is_answer = std::mem::take(&mut self.is_reaping);
+        if matches!(self.state, State::Up) && self.exit.is_some() {
             // The walk after the leader's exit found nobody, and yet the kernel says that somebody is there: it was born
             // while the walk was on (HAZARD(fork-while-killing)).
-            State::Up if self.exit.is_some() => self.outlived(now, &[]),
-            State::GivingUp { .. } => self.leave(now),
-            _ => self.pass_on(now, StopEvent::Changed),
+            return self.outlived(now, &[]);
         }
+        if !is_answer {
+            return self.pass_on(now, StopEvent::Changed);
+        }
+        if self.has_given_up {
+            return self.leave_them(now);
+        }
+        // Nobody died: whoever is there is not seen by walks, and walking faster does not help.
+        self.pass_on(now, StopEvent::Woke)
+    }
+
+    fn reap_all(&mut self) -> Action {
+        self.is_reaping = true;
+        Action::ReapAll
     }
 
     fn walked(&mut self, now: Now, members: &[Member], took: Duration) -> Vec<Action> {
@@ -246,7 +255,7 @@ impl Machine {
         let alive = members.iter().filter(|m| m.life != Life::Zombie).count();
         let is_leader_gone = self.exit.is_some() || self.leader.pid == 0;
         if alive == 0 && is_leader_gone {
-            let mut actions = vec![Action::ReapAll];
+            let mut actions = vec![self.reap_all()];
             // If somebody turns up after all, the stop goes on from here.
             actions.extend(self.pass_on(now, StopEvent::Walked { members, took }));
             return actions;
@@ -263,7 +272,7 @@ impl Machine {
         let n = count(alive.len()).max(1);
         if self.is_daemon && self.exit == Some(Exit::Code(0)) {
             self.state = State::Daemon;
-            return vec![Action::Tell(Notice::Daemonized { members: n }), Action::ReapAll];
+            return vec![Action::Tell(Notice::Daemonized { members: n }), self.reap_all()];
         }
         self.stragglers = n;
         let mut actions = vec![Action::Tell(Notice::Stragglers { alive: n })];
@@ -285,48 +294,43 @@ impl Machine {
             match action {
                 StopAction::Walk { examine } => actions.push(Action::Walk { examine }),
                 StopAction::Signal { member, signal } => actions.push(Action::Signal { member, signal }),
-                StopAction::GiveUp => actions.push(self.give_up()),
+                StopAction::KillGroup { group } => actions.push(Action::KillGroup { group }),
+                StopAction::GiveUp => {
+                    self.has_given_up = true;
+                    actions.push(self.reap_all());
+                }
             }
         }
         actions
     }
 
-    fn give_up(&mut self) -> Action {
-        if let State::Stopping { stop, began } = &self.state {
-            self.state = State::GivingUp { counts: stop.counts(), began: *began };
-        }
-        Action::ReapAll
-    }
-
-    /// Nothing helped, and the kernel says that somebody is there. It may be one that no walk can see, in a `/proc` that
-    /// hides other users' processes: such a one has no name, and is counted all the same.
-    fn leave(&mut self, now: Now) -> Vec<Action> {
-        let left: Vec<&Member> = self.last_seen.iter().filter(|m| m.life != Life::Zombie).collect();
-        let total = count(left.len()).max(1);
+    /// Nothing helped and the kernel says that somebody is there: names those that the last walk saw alive. Where it saw
+    /// nobody, somebody is there all the same (HAZARD(unseen-member)), and counts as one.
+    fn leave_them(&mut self, now: Now) -> Vec<Action> {
+        let left: Vec<Member> = self.last_seen.iter().filter(|m| m.life != Life::Zombie).copied().collect();
         let named = left.iter().take(NAMED_MAX).map(|m| {
             let errno = self.refused.get(&m.identity).copied().unwrap_or(0);
             Action::Tell(Notice::Left { named: Named { identity: m.identity, comm: m.comm, errno } })
         });
         let mut actions: Vec<Action> = named.collect();
-        actions.push(self.finish(now, total));
+        actions.extend(self.finish(now, count(left.len()).max(1)));
         actions
     }
 
-    fn finish(&mut self, now: Now, left: u32) -> Action {
-        let (counts, began) = match &self.state {
-            State::Stopping { stop, began } => (stop.counts(), *began),
-            State::GivingUp { counts, began } => (*counts, *began),
-            State::Up | State::Daemon | State::Over => (StopCounts::default(), now.instant),
+    fn finish(&mut self, now: Now, left: u32) -> Vec<Action> {
+        let (counts, stop_time) = match &self.state {
+            State::Stopping { stop, began } => (stop.counts(), now.instant.duration_since(*began)),
+            _ => Default::default(),
         };
         self.state = State::Over;
-        Action::Exit(End {
+        vec![Action::Exit(End {
             exit: self.exit,
             told: counts.told,
             killed: counts.killed,
             stragglers: self.stragglers,
             left,
-            stop_time: now.instant.saturating_duration_since(began),
+            stop_time,
             ..End::default()
-        })
+        })]
     }
 }

@@ -168,6 +168,11 @@ pub enum StopAction {
         /// What.
         signal: Signal,
     },
+    /// Kill the process group with this number, if it is one of members only.
+    KillGroup {
+        /// Its number.
+        group: i32,
+    },
     /// What the last walk saw cannot be ended. Nothing more will be done.
     GiveUp,
 }
@@ -380,8 +385,7 @@ impl StopMachine {
     }
 
     fn tell_first(&mut self, now: Now, members: &[Member], actions: &mut Vec<StopAction>) {
-        // The epoch stays the moment at which the stop was asked for; who was born since is a newcomer only if
-        // somebody was told before, and nobody was.
+        // The round begins with the first walk, not with the request: nobody was told in between.
         self.begin_round(now, members);
         let is_first = |m: &Member| match self.start {
             Start::Leader => m.role == Role::Leader,
@@ -478,6 +482,12 @@ impl StopMachine {
             actions.push(StopAction::GiveUp);
             return;
         }
+        // HAZARD(fork-while-killing): whoever was found may be gone before its signal is sent, having forked the next one.
+        // Its zombie still says which group it was in, which is its child's as well, and nobody forks past a signal to a
+        // group.
+        let is_new = |m: &&Member| !self.killed.contains_key(&m.identity);
+        let groups: HashSet<i32> = members.iter().filter(is_new).map(|m| m.pgrp).collect();
+        actions.extend(groups.into_iter().map(|group| StopAction::KillGroup { group }));
         for member in members.iter().filter(|m| m.life != Life::Zombie) {
             let (attempts, again_at) = self.killed.entry(member.identity).or_insert((0, now.instant));
             if now.instant >= *again_at && *attempts <= KILL_AGAIN.len() {

@@ -29,6 +29,8 @@ pub struct Plan {
     pub label: String,
     /// The run this belongs to, for end records; empty when there is none.
     pub run: String,
+    /// A file that is removed once the containment is empty, if the supervisor is not there to do it.
+    pub record: Option<CString>,
     /// Whose death the keeper takes as the order to stop.
     pub supervisor: Identity,
     /// The leader's argument vector; never empty.
@@ -254,6 +256,11 @@ impl<'a> Reader<'a> {
     fn text(&mut self) -> Read<CString> {
         CString::new(self.bytes()?).map_err(|_| WireError)
     }
+    fn optional_text(&mut self) -> Read<Option<CString>> {
+        let is_there = self.bool()?;
+        let text = self.text()?;
+        Ok(is_there.then_some(text))
+    }
     fn string(&mut self) -> Read<String> {
         String::from_utf8(self.bytes()?.to_vec()).map_err(|_| WireError)
     }
@@ -297,6 +304,7 @@ impl Plan {
     pub fn encode(&self) -> Vec<u8> {
         let mut w = Writer::default();
         w.bytes(self.label.as_bytes()).bytes(self.run.as_bytes()).identity(self.supervisor);
+        w.bool(self.record.is_some()).bytes(self.record.as_deref().unwrap_or_default().to_bytes());
         w.texts(&self.argv).texts(&self.env);
         w.bool(self.dir.is_some()).bytes(self.dir.as_deref().unwrap_or_default().to_bytes());
         w.bool(self.has_session).bool(self.is_daemon).bool(self.has_null_stdin);
@@ -315,13 +323,10 @@ impl Plan {
             label: r.string()?,
             run: r.string()?,
             supervisor: r.identity()?,
+            record: r.optional_text()?,
             argv: r.texts()?,
             env: r.texts()?,
-            dir: {
-                let is_there = r.bool()?;
-                let dir = r.text()?;
-                is_there.then_some(dir)
-            },
+            dir: r.optional_text()?,
             has_session: r.bool()?,
             is_daemon: r.bool()?,
             has_null_stdin: r.bool()?,

@@ -101,6 +101,7 @@ fn plan() -> impl Strategy<Value = Plan> {
             label,
             run,
             supervisor,
+            record: dir.clone(),
             argv,
             env,
             dir,

@@ -32,14 +32,25 @@ impl Identity {
 
     /// Returns the identity of the calling process.
     ///
-    /// # Panics
-    /// If `/proc` is not mounted or not ours: nothing in lariat can work then.
-    pub fn current() -> Identity {
+    /// # Errors
+    /// [`Errno::NOENT`] if `/proc` is not mounted; [`Errno::SRCH`] if it shows another pid namespace, whose numbers mean
+    /// other processes to us (HAZARD(foreign-proc)). Nothing in lariat can work then.
+    pub fn own() -> Result<Identity> {
         let pid = crate::process::pid();
-        match Identity::of(pid) {
-            Ok(Some(identity)) => identity,
-            Ok(None) => panic!("/proc has no entry for the calling process {pid}"),
-            Err(errno) => panic!("/proc/{pid}/stat cannot be read: {errno}"),
+        if procfs::own_number()? != pid {
+            return Err(Errno::SRCH);
+        }
+        Identity::of(pid)?.ok_or(Errno::SRCH)
+    }
+
+    /// Returns the identity of the calling process, where [`Self::own`] was asked before.
+    ///
+    /// # Panics
+    /// If `/proc` is not mounted or not ours.
+    pub fn current() -> Identity {
+        match Identity::own() {
+            Ok(identity) => identity,
+            Err(errno) => panic!("/proc has no entry for the calling process: {errno}"),
         }
     }
 

@@ -53,12 +53,26 @@ impl PidFd {
     /// # Errors
     /// [`Errno::SRCH`] once it was reaped, [`Errno::PERM`] if it belongs to a user whom we may not signal.
     pub fn signal(&self, signal: Signal) -> Result<()> {
+        self.send(signal, 0)
+    }
+
+    fn send(&self, signal: Signal, flags: libc::c_uint) -> Result<()> {
         let no_info: *const libc::siginfo_t = std::ptr::null();
         // SAFETY: the descriptor is open for the call; a null `info` asks the kernel for what kill(2) would send.
         let sent = unsafe {
-            libc::syscall(libc::SYS_pidfd_send_signal, self.0.as_raw_fd(), signal.number(), no_info, 0)
+            libc::syscall(libc::SYS_pidfd_send_signal, self.0.as_raw_fd(), signal.number(), no_info, flags)
         };
         call::check(sent).map(drop)
+    }
+
+    /// Sends a signal to the process group that has this process's number; who is in it cannot fork past it.
+    ///
+    /// # Errors
+    /// [`Errno::SRCH`] if there is no such group, [`Errno::INVAL`] before Linux 6.9.
+    pub fn signal_group(&self, signal: Signal) -> Result<()> {
+        // KERNEL(6.9): PIDFD_SIGNAL_PROCESS_GROUP, of linux/pidfd.h. Nothing else names a group without a bare number.
+        const PROCESS_GROUP: libc::c_uint = 1 << 2;
+        self.send(signal, PROCESS_GROUP)
     }
 
     /// Says whether the process has ended; it may be a zombie still. Does not block.

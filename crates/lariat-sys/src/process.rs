@@ -5,6 +5,7 @@
 use std::ffi::{CStr, c_char, c_int};
 use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 
+use crate::signal::Signal;
 use crate::{Result, call};
 
 /// Returns the calling process's pid.
@@ -31,6 +32,15 @@ pub fn set_subreaper(is_on: bool) -> Result<()> {
     // SAFETY: this prctl takes an integer and no pointer.
     call::check(unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, libc::c_ulong::from(is_on), 0, 0, 0) })
         .map(drop)
+}
+
+/// Makes the kernel send us this signal when the thread that made us ends (`PR_SET_PDEATHSIG`, `prctl(2)`).
+///
+/// A parent that is gone already is never reported: look for that afterwards. Children do not inherit it.
+pub fn set_parent_death(signal: Signal) -> Result<()> {
+    let number = signal.number() as libc::c_ulong;
+    // SAFETY: this prctl takes an integer and no pointer.
+    call::check(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, number, 0, 0, 0) }).map(drop)
 }
 
 /// Starts a session of our own, without a terminal (`setsid(2)`).

@@ -190,6 +190,15 @@ pub fn pids() -> Result<Vec<i32>> {
     Ok(pids)
 }
 
+/// Returns the number that we have in the pid namespace that `/proc` shows: our pid, unless it shows another one.
+///
+/// # Errors
+/// [`Errno::NOENT`] if `/proc` is not mounted, or shows a namespace in which we have no number.
+pub fn own_number() -> Result<i32> {
+    let target = rustix::fs::readlinkat(CWD, c"/proc/self", Vec::new())?;
+    text::number(target.to_bytes()).ok_or(Errno::NOENT)
+}
+
 /// Returns how many clock ticks a second has, in the unit of `start`, `utime` and `stime`; 100 on most machines.
 pub fn ticks_per_second() -> u64 {
     // SAFETY: sysconf(3) has no preconditions.

@@ -38,4 +38,4 @@ pub use command::{Command, Ending, Running};
 pub use facts::Facts;
 pub use project::Stack;
 pub use pty::Pty;
-pub use wait::{PATIENCE, wait_until};
+pub use wait::{PATIENCE, wait_at_most, wait_until};

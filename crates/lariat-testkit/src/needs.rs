@@ -57,6 +57,18 @@ pub fn skip(why: &str) {
     }
 }
 
+/// Says that the calling test needs root. A skip like any other, unless `LARIAT_TEST_ROOT_TOO` says that the same tests
+/// run as root as well.
+///
+/// # Panics
+/// As [`skip`].
+#[track_caller]
+pub fn skip_as_user(why: &str) {
+    if std::env::var_os("LARIAT_TEST_ROOT_TOO").is_none() {
+        skip(why);
+    }
+}
+
 /// Binds the paths of programs, or skips the test: `need!(node, npm = "npm")`.
 #[macro_export]
 macro_rules! need {

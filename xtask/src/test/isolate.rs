@@ -14,7 +14,7 @@ use anyhow::{Result, ensure};
 use serde_json::Value;
 
 use super::steps::{CARGO_LIMIT, TestRun};
-use super::{Outcome, SKIPS_VARIABLE, Session};
+use super::{Outcome, ROOT_TOO_VARIABLE, SKIPS_VARIABLE, Session};
 use crate::commands;
 
 /// Longest time for one test.
@@ -76,6 +76,9 @@ fn start(session: &Session, how: &TestRun<'_>, program: &Program) -> Command {
     }
     command.current_dir(&program.dir).env("CARGO_MANIFEST_DIR", &program.dir);
     command.env("PATH", &session.path).env(SKIPS_VARIABLE, how.skips);
+    if how.runner.is_some() {
+        command.env(ROOT_TOO_VARIABLE, "1");
+    }
     command
 }
 

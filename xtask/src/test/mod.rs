@@ -22,6 +22,8 @@ pub(crate) const TEST_COMMAND: &str = "cargo xtask test";
 
 /// The variable naming the file to which a test that cannot run here appends a line: `SKIP: TEST: REASON`.
 const SKIPS_VARIABLE: &str = "LARIAT_TEST_SKIPS";
+/// Set for the run as an ordinary user: the tests that need root ran as root before.
+const ROOT_TOO_VARIABLE: &str = "LARIAT_TEST_ROOT_TOO";
 
 /// What a step led to.
 #[derive(Clone, Default, PartialEq, Eq, Debug)]

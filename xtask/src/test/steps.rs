@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 
-use super::{Outcome, SKIPS_VARIABLE, Session, isolate};
+use super::{Outcome, ROOT_TOO_VARIABLE, SKIPS_VARIABLE, Session, isolate};
 use crate::commands;
 
 /// Longest time for building, or for one run of the tests.
@@ -97,6 +97,8 @@ fn nextest(session: &Session, how: &TestRun<'_>) -> Result<Outcome> {
     let mut command = session.cargo(&args);
     command.env(SKIPS_VARIABLE, how.skips);
     if let Some(runner) = how.runner {
+        // The same tests have run as root before: what needs root was not skipped, only not run twice.
+        command.env(ROOT_TOO_VARIABLE, "1");
         command.env(format!("CARGO_TARGET_{}_RUNNER", host()?.to_uppercase().replace('-', "_")), runner);
     }
     counted(&mut command, nextest_counts)

@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 use lariat::api::{Answer, Client, ClientError, Request};
 use lariat::shutdown::report::Report;
 use lariat::supervisor::recovery::{self, Access, LiveRun, Past};
+use lariat_keeper::contain::lineage::signal_identity;
 use lariat_sys::pidfd::PidFd;
+use lariat_sys::signal::Signal;
 
 use super::show::narrator::Narrator;
 use super::show::{harmless, report};
@@ -18,6 +20,8 @@ use crate::output::{Failure, Output};
 /// The grace period that keepers of an unknown configuration may have.
 const GRACE_UNKNOWN: Duration = Duration::from_secs(60);
 
+/// How long the supervisor may take to say that it has heard. It says so before it does anything.
+const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 /// How long the supervisor may take to exit after its last word.
 const EXIT_WITHIN: Duration = Duration::from_secs(2);
 
@@ -80,12 +84,27 @@ fn stop(run: &LiveRun, args: &DownArgs, output: &mut Output) -> Result<Option<Re
     };
     client.ask(&Request::Down { force: args.force }).map_err(|error| live::trouble(&error))?;
     let mut narrator = Narrator::new(output.is_out_styled());
+    let mut silence = Some(Instant::now() + ANSWER_WITHIN);
     loop {
-        let answer = match client.next(None) {
+        let answer = match client.next(Some(Instant::now() + live::LOOK_EVERY)) {
             Ok(answer) => answer,
+            Err(ClientError::TimedOut) => {
+                if silence.is_some_and(|until| Instant::now() >= until) {
+                    output
+                        .note("the supervisor does not answer and was killed; its keepers end the services");
+                    signal(run, Signal::KILL);
+                    wait_exit(run);
+                    return Ok(None);
+                }
+                if run.supervisor.is_some_and(live::is_stopped) {
+                    signal(run, Signal::CONT);
+                }
+                continue;
+            }
             Err(ClientError::Closed) => return Ok(None),
             Err(error) => return Err(live::trouble(&error)),
         };
+        silence = None;
         match answer {
             Answer::Event(event) if !args.json => {
                 output.print(narrator.tell(&event.kind));
@@ -102,6 +121,11 @@ fn stop(run: &LiveRun, args: &DownArgs, output: &mut Output) -> Result<Option<Re
             Answer::Event(_) | Answer::Accepted | Answer::Status(_) | Answer::Done { .. } => {}
         }
     }
+}
+
+fn signal(run: &LiveRun, signal: Signal) {
+    // A supervisor that is gone by now is what the next read says.
+    let _ = run.supervisor.map(|supervisor| signal_identity(supervisor, signal));
 }
 
 fn is_alive(run: &LiveRun) -> bool {

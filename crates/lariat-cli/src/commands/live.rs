@@ -1,11 +1,14 @@
 //! Finds the project's run and talks to it.
 
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use lariat::api::{Answer, Client, ClientError, Refusal, Request};
 use lariat::ledger::STATE_DIR;
 use lariat::shutdown::report::{Outcome, Report};
 use lariat::supervisor::recovery::{self, LiveRun};
+use lariat_sys::identity::Identity;
+use lariat_sys::procfs::{self, State};
 
 use super::past::ledger_failure;
 use crate::exit_code::ExitCode;
@@ -64,16 +67,43 @@ pub(crate) fn connect() -> Result<(Client, LiveRun), Failure> {
     Ok((client, live))
 }
 
-/// Asks and returns the one answer. Blocks until it comes, or the supervisor dies.
+/// Asks and returns the one answer. Blocks until it comes, or the supervisor dies or is found stopped.
 ///
 /// # Errors
 /// The request was refused, or the supervisor does not answer.
-pub(crate) fn ask(client: &mut Client, request: &Request) -> Result<Answer, Failure> {
+pub(crate) fn ask(client: &mut Client, run: &LiveRun, request: &Request) -> Result<Answer, Failure> {
     client.ask(request).map_err(|error| trouble(&error))?;
-    match client.next(None).map_err(|error| trouble(&error))? {
-        Answer::Refused { reason, message } => Err(refused(reason, message)),
-        answer => Ok(answer),
+    loop {
+        match client.next(Some(Instant::now() + LOOK_EVERY)) {
+            Ok(Answer::Refused { reason, message }) => return Err(refused(reason, message)),
+            Ok(answer) => return Ok(answer),
+            // What was asked for may take as long as it takes; a supervisor that cannot work on it is another matter.
+            Err(ClientError::TimedOut) => match run.supervisor.filter(|id| is_stopped(*id)) {
+                Some(supervisor) => return Err(stopped(supervisor)),
+                None => continue,
+            },
+            Err(error) => return Err(trouble(&error)),
+        }
     }
+}
+
+/// How often a supervisor that says nothing is looked at.
+pub(crate) const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+/// Says whether a process was stopped, as by Ctrl-Z.
+pub(crate) fn is_stopped(process: Identity) -> bool {
+    let stat = procfs::read_stat(process.pid).ok().flatten();
+    stat.is_some_and(|stat| stat.identity() == process && stat.state == State::Stopped)
+}
+
+fn stopped(supervisor: Identity) -> Failure {
+    Failure::new(
+        ExitCode::Trouble,
+        format!("the supervisor, process {supervisor}, was stopped and does not answer"),
+    )
+    .hint(format!(
+        "`fg` in its terminal or `kill -CONT {supervisor}` lets it go on; `lariat down` does so too"
+    ))
 }
 
 /// Says that a request was refused.

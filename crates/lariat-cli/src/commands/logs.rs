@@ -2,6 +2,7 @@
 //!
 //! The stores are read like by everybody else; no supervisor is needed, and none is held up.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -14,7 +15,7 @@ use serde::Serialize;
 use super::live;
 use super::past::ledger_failure;
 use super::show::colour;
-use super::show::screen::Prefix;
+use super::show::screen::{Lead, Prefix};
 use crate::args::stack::LogsArgs;
 use crate::exit_code::ExitCode;
 use crate::output::{Failure, Output};
@@ -182,6 +183,8 @@ fn is_alive(root: &Path) -> Result<bool, Failure> {
 /// How lines are shown.
 struct Show {
     prefix: Prefix,
+    /// By the service's place in the configuration.
+    leads: BTreeMap<usize, Lead>,
     has_prefix: bool,
     has_time: bool,
     is_json: bool,
@@ -203,8 +206,12 @@ struct JsonLine<'a> {
 
 impl Show {
     fn new(args: &LogsArgs, columns: &[Column], is_styled: bool) -> Self {
+        let prefix = Prefix::new(columns.iter().map(|column| column.name.as_str()), is_styled);
+        let lead =
+            |column: &Column| (column.place, prefix.lead(&column.name, colour(column.place, is_styled)));
         Self {
-            prefix: Prefix::new(columns.iter().map(|column| column.name.as_str()), is_styled),
+            leads: columns.iter().map(lead).collect(),
+            prefix,
             has_prefix: args.services.len() != 1,
             has_time: args.time,
             is_json: args.json,
@@ -227,9 +234,8 @@ impl Show {
                 self.text.push_str(&clock(line.time));
                 self.text.push(' ');
             }
-            if self.has_prefix {
-                let style = colour(place, self.is_styled);
-                self.prefix.line(service, style, line.is_continued, &line.bytes, &mut self.text);
+            if let (true, Some(lead)) = (self.has_prefix, self.leads.get(&place)) {
+                self.prefix.line(lead, line.is_continued, &line.bytes, &mut self.text);
             } else {
                 let colours = if self.is_styled { Colour::Keep } else { Colour::Strip };
                 sanitize(&line.bytes, colours, &mut self.text);

@@ -20,7 +20,7 @@ use crate::output::{Failure, Output};
 
 /// Processes that are listed at most; the others are counted.
 const LISTED_MAX: usize = 30;
-/// The grace period of what a crash left: nobody knows any more what was configured then.
+/// The grace period of what a crash left, where the ledger does not say what was configured.
 const GRACE: Duration = Duration::from_secs(10);
 /// How long keepers have beyond the longest grace period and their own killing.
 const KEEPERS_BEYOND: Duration = Duration::from_secs(5);
@@ -95,7 +95,7 @@ pub(crate) fn end(
     if !crashed.findings().certain.is_empty() {
         show(&crashed, output);
         consent(yes, signals)?;
-        let grace = if force { Duration::ZERO } else { GRACE };
+        let grace = if force { Duration::ZERO } else { crashed.grace().unwrap_or(GRACE) };
         crashed.end(grace, || signals.asks_to_end());
     }
     crashed.close().map_err(ledger_failure)

@@ -2,12 +2,17 @@
 
 use std::io::Error;
 
+use lariat::ledger::command::CommandLedger;
+use lariat::ledger::record::RunId;
+use lariat::process::RUN_VARIABLE;
+use lariat_keeper::wire::Named;
 use lariat_sys::{process, signal};
 
+use super::up::user_dirs;
 use crate::args::run::RunArgs;
 use crate::exit_code::ExitCode;
 use crate::output::{Failure, Output};
-use crate::run::{self, Ending, RunError, RunOptions};
+use crate::run::{self, Ended, Ending, RunError, RunOptions};
 
 /// Runs the command and never returns: the way it ends may be a signal.
 pub(crate) fn run(args: &RunArgs) -> ! {
@@ -15,13 +20,18 @@ pub(crate) fn run(args: &RunArgs) -> ! {
     options.grace = args.grace.unwrap_or(options.grace);
     options.signal = args.signal.unwrap_or(options.signal);
     options.has_lifeline = args.lifeline;
-    options.dies_with_parent = args.die_with_parent;
+    // A lifeline says that the caller's death ends everything, and somebody else may hold the pipe as well.
+    options.dies_with_parent = args.die_with_parent || args.lifeline;
+    let around = std::env::var(RUN_VARIABLE).ok().and_then(|run| RunId::try_from(run).ok());
+    options.ledger = CommandLedger::choose(&user_dirs(), around).ok();
     let code = match run::run(&options) {
-        Ok(Ending::Code(code)) => code,
-        Ok(Ending::Signal(signal)) => signal::raise_to_death(signal),
-        Ok(Ending::Left(left)) => {
-            let message = format!("{left} of its processes could not be ended");
-            fail(Failure::new(ExitCode::RunTrouble, message))
+        Ok(ended) => {
+            report_left(&ended);
+            match ended.ending {
+                Ending::Code(code) => code,
+                Ending::Signal(signal) => signal::raise_to_death(signal),
+                Ending::Left(_) => ExitCode::RunTrouble.number(),
+            }
         }
         Err(error) => fail(failure(&options, error)),
     };
@@ -33,12 +43,30 @@ fn fail(failure: Failure) -> u8 {
     failure.code.number()
 }
 
+/// Names those who could not be ended, whatever the command's own end was.
+fn report_left(ended: &Ended) {
+    let count = match ended.ending {
+        Ending::Left(count) => count,
+        _ => u32::try_from(ended.left.len()).unwrap_or(u32::MAX),
+    };
+    if count == 0 {
+        return;
+    }
+    let message = format!("{count} of its processes could not be ended");
+    let named = ended.left.iter().map(|Named { identity, comm, errno }| {
+        let why = if *errno == 0 { "it did not die of KILL".to_owned() } else { reason(*errno) };
+        format!("`{comm}` (pid {identity}): {why}")
+    });
+    fail(named.fold(Failure::new(ExitCode::RunTrouble, message), Failure::because));
+}
+
+fn reason(errno: i32) -> String {
+    let text = Error::from_raw_os_error(errno).to_string();
+    text.split(" (os error").next().unwrap_or_default().to_lowercase()
+}
+
 fn failure(options: &RunOptions, error: RunError) -> Failure {
     let name = options.command.first().map(|c| c.to_string_lossy().into_owned()).unwrap_or_default();
-    let reason = |errno| {
-        let text = Error::from_raw_os_error(errno).to_string();
-        text.split(" (os error").next().unwrap_or_default().to_lowercase()
-    };
     match error {
         RunError::NotFound => Failure::new(ExitCode::NotFound, format!("`{name}`: command not found")),
         RunError::NotExecutable(errno) => {

@@ -27,8 +27,9 @@ fn order(
     request: impl FnOnce(Vec<String>) -> Request,
     output: &mut Output,
 ) -> Result<ExitCode, Failure> {
-    let (mut client, _) = live::connect()?;
-    let Answer::Done { services } = live::ask(&mut client, &request(vec![args.service.clone()]))? else {
+    let (mut client, run) = live::connect()?;
+    let Answer::Done { services } = live::ask(&mut client, &run, &request(vec![args.service.clone()]))?
+    else {
         return Err(Failure::new(ExitCode::Trouble, "the supervisor gave another answer than was asked for"));
     };
     for service in &services {

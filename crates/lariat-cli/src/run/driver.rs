@@ -5,12 +5,14 @@ use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::time::{Duration, Instant};
 
+use lariat::ledger::command::{Cast, CommandLedger};
+use lariat::process::RUN_VARIABLE;
 use lariat_keeper::client::{Keeper, Received};
 use lariat_keeper::contain::lineage::Lineage;
 use lariat_keeper::ending::{Ending as Adoption, was_told_by_death};
 use lariat_keeper::entry::{Holdings, become_keeper};
 use lariat_keeper::stop::StopPlan;
-use lariat_keeper::wire::{Notice, Order, Plan};
+use lariat_keeper::wire::{Named, Notice, Order, Plan};
 use lariat_sys::identity::Identity;
 use lariat_sys::poll::{self, PollFd, PollFlags};
 use lariat_sys::signal::{self, Signal, SignalFd, SignalSet};
@@ -19,7 +21,7 @@ use lariat_sys::{Errno, files, process, procfs, reap, sockets, spawn, tree};
 
 use super::machine::{Action, Ending, Event, Machine};
 use super::ties::{Cut, Ties, take_stdin};
-use super::{RunError, RunOptions, c_string};
+use super::{Ended, RunError, RunOptions, c_string};
 
 /// Signals that ask to end.
 const ASKS: [Signal; 4] = [Signal::INT, Signal::TERM, Signal::HUP, Signal::QUIT];
@@ -36,8 +38,10 @@ const FAULTS: [Signal; 7] =
 ///
 /// # Errors
 /// [`RunError`] when the command could not be started; nothing is left then.
-pub(crate) fn run(options: &RunOptions) -> Result<Ending, RunError> {
+pub(crate) fn run(options: &RunOptions) -> Result<Ended, RunError> {
     let own = |step| move |errno: Errno| RunError::Own { step, errno: errno.raw_os_error() };
+    let me = Identity::own()
+        .map_err(own("find lariat in /proc, which is not mounted or of another pid namespace"))?;
     let before = before();
     let mut ties = Ties { terminal: files::open_tty().ok(), ..Ties::default() };
     if options.has_lifeline {
@@ -52,7 +56,6 @@ pub(crate) fn run(options: &RunOptions) -> Result<Ending, RunError> {
     process::set_subreaper(true).map_err(own("become a child subreaper"))?;
     let signals = SignalFd::new(heard()).map_err(own("hear signals"))?;
     let (ours, theirs) = sockets::seqpacket_pair().map_err(own("make a socket pair"))?;
-    let me = Identity::current();
     let plan = plan(options, &before, ties.terminal.is_some(), me);
     let (stop, shares_group) = (plan.stop, !plan.has_session);
     let forked = spawn::fork_alone().map_err(own("fork the keeper"))?;
@@ -65,9 +68,13 @@ pub(crate) fn run(options: &RunOptions) -> Result<Ending, RunError> {
     files::set_nonblocking(&ours, true).map_err(own("prepare the socket"))?;
     let keeper = Keeper::from_fork(child.identity, ours, child.pidfd);
     let hears_hangup = !before.ignored.contains(Signal::HUP);
+    let mut machine = Machine::new(options.grace, hears_hangup);
+    if options.has_lifeline || options.dies_with_parent {
+        machine.stay_awake();
+    }
     Driver {
         keeper: Some(keeper),
-        machine: Machine::new(options.grace, hears_hangup),
+        machine,
         signals,
         ties,
         stop,
@@ -75,6 +82,9 @@ pub(crate) fn run(options: &RunOptions) -> Result<Ending, RunError> {
         shares_group,
         leader: None,
         adoption: None,
+        options,
+        keeps_record: false,
+        left: Vec::new(),
     }
     .run()
 }
@@ -109,9 +119,10 @@ fn plan(options: &RunOptions, before: &Before, has_terminal: bool, me: Identity)
     Plan {
         label: name.map(|n| n.to_string_lossy().into_owned()).unwrap_or_default(),
         run: String::new(),
+        record: options.ledger.as_ref().map(|ledger| c_string(ledger.path().as_os_str())),
         supervisor: me,
         argv: options.command.iter().map(|a| c_string(a)).collect(),
-        env: environment(),
+        env: environment(options.ledger.as_ref()),
         dir: None,
         has_session: !has_terminal,
         is_daemon: false,
@@ -122,17 +133,25 @@ fn plan(options: &RunOptions, before: &Before, has_terminal: bool, me: Identity)
     }
 }
 
-fn environment() -> Vec<std::ffi::CString> {
+/// The environment that lariat was started with, and the mark of the run.
+fn environment(ledger: Option<&CommandLedger>) -> Vec<std::ffi::CString> {
     let pair = |(name, value): (OsString, OsString)| {
         let mut entry = name;
         entry.push("=");
         entry.push(value);
         c_string(&entry)
     };
-    std::env::vars_os().filter(|(name, _)| !name.as_bytes().is_empty()).map(pair).collect()
+    let is_other = |(name, _): &(OsString, OsString)| {
+        !name.as_bytes().is_empty() && (ledger.is_none() || name.as_bytes() != RUN_VARIABLE.as_bytes())
+    };
+    let mark = ledger.map(|ledger| pair((RUN_VARIABLE.into(), ledger.marker().as_str().into())));
+    std::env::vars_os().filter(is_other).map(pair).chain(mark).collect()
 }
 
-struct Driver {
+struct Driver<'a> {
+    options: &'a RunOptions,
+    /// Something is left, or the keeper goes on without us: the record stays.
+    keeps_record: bool,
     keeper: Option<Keeper>,
     machine: Machine,
     signals: SignalFd,
@@ -143,6 +162,7 @@ struct Driver {
     shares_group: bool,
     leader: Option<Identity>,
     adoption: Option<Adoption<Lineage>>,
+    left: Vec<Named>,
 }
 
 type Outcome = Result<Ending, RunError>;
@@ -156,13 +176,29 @@ struct Ready {
     cut: Vec<Cut>,
 }
 
-impl Driver {
-    fn run(mut self) -> Outcome {
+impl Driver<'_> {
+    fn run(mut self) -> Result<Ended, RunError> {
         self.give_up_streams();
-        loop {
+        let outcome = loop {
             if let Some(outcome) = self.turn() {
-                return outcome;
+                break outcome;
             }
+        };
+        self.left.extend(self.adoption.iter().flat_map(Adoption::left));
+        if let (Some(ledger), false) = (&self.options.ledger, self.keeps_record) {
+            ledger.remove();
+        }
+        outcome.map(|ending| Ended { ending, left: self.left })
+    }
+
+    /// Writes down who takes part. A disk that is full, or a directory that is not ours, stops no command.
+    fn write_record(&self, leader: Identity) {
+        if let (Some(ledger), Some(keeper)) = (&self.options.ledger, &self.keeper) {
+            let cast = Cast { supervisor: Identity::current(), keeper: keeper.identity(), leader };
+            let command =
+                self.options.command.iter().map(|word| word.to_string_lossy().into_owned()).collect();
+            let dir = std::env::current_dir().unwrap_or_default();
+            let _ = ledger.write(cast, command, dir);
         }
     }
 
@@ -259,6 +295,7 @@ impl Driver {
         match notice {
             Notice::Started { leader } => {
                 self.leader = Some(*leader);
+                self.write_record(*leader);
                 None
             }
             Notice::SpawnFailed { step, errno } => {
@@ -267,10 +304,15 @@ impl Driver {
             }
             Notice::LeaderStopped { signal } => self.handle(Event::LeaderStopped(*signal)),
             Notice::Stragglers { alive } => self.handle(Event::Stragglers(*alive)),
+            Notice::Left { named } => {
+                self.left.push(*named);
+                None
+            }
             Notice::Ended(end) => {
                 // The keeper exits right after its last word; it is reaped so that our parent, should it be a
                 // subreaper that counts, never sees it.
                 self.reap_keeper();
+                self.keeps_record = end.left > 0;
                 self.handle(Event::Ended(*end))
             }
             _ => None,
@@ -357,18 +399,21 @@ impl Driver {
                 }
                 Action::Adopt(grace) => self.adopt(grace),
                 Action::Exit(ending) => return Some(Ok(ending)),
-                Action::Leave(signal) => return Some(Ok(Ending::Code(super::machine::code_of(signal)))),
+                Action::Leave(signal) => {
+                    self.keeps_record = true;
+                    return Some(Ok(Ending::Code(super::machine::code_of(signal))));
+                }
             }
         }
         None
     }
 
-    /// Stops as the command did. Returns when the shell continues us.
+    /// Stops as the command did. Returns when the shell continues us, which the signal that it does that with says as
+    /// well; or at once where there is no shell to do that (an orphaned process group), and the command stays stopped.
     fn stop_self(&mut self, signal: Signal) {
         let signal = if STOPS.contains(&signal) { signal } else { Signal::TSTP };
         // The notice may be old: after `bg` and `fg` the command can run again by now.
         let _ = signal::stop_self_if(signal, || self.leader_is_stopped());
-        self.wake_leader();
     }
 
     fn adopt(&mut self, grace: Duration) {

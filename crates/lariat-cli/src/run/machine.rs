@@ -123,6 +123,7 @@ enum Stage {
 pub(crate) struct Machine {
     grace: Duration,
     hears_hangup: bool,
+    follows_stops: bool,
     stage: Stage,
     counted_at: Option<Instant>,
     typed: Vec<Instant>,
@@ -137,11 +138,18 @@ impl Machine {
         Self {
             grace,
             hears_hangup,
+            follows_stops: true,
             stage: Stage::Going,
             counted_at: None,
             typed: Vec::new(),
             overdue_at: None,
         }
+    }
+
+    /// Makes lariat stay awake while the command is stopped: for a run that has to notice the end of a tie, which
+    /// continues nobody.
+    pub(crate) fn stay_awake(&mut self) {
+        self.follows_stops = false;
     }
 
     /// Takes one event and returns what to do, in order.
@@ -159,7 +167,11 @@ impl Machine {
             }
             Event::Ask { signal, is_typed: false, .. } => self.sent(now, signal),
             Event::Other(signal) => vec![Action::Order(Order::Signal(signal))],
-            Event::LeaderStopped(signal) => vec![Action::StopSelf(signal)],
+            // Who ends a command must not wait for a shell to continue it: a stop that has begun goes on.
+            Event::LeaderStopped(signal) if self.follows_stops && self.stage == Stage::Going => {
+                vec![Action::StopSelf(signal)]
+            }
+            Event::LeaderStopped(_) => Vec::new(),
             Event::Stragglers(_) => {
                 if self.stage == Stage::Going {
                     let until = later(now, self.grace);
@@ -279,7 +291,8 @@ mod tests {
         let is_hangup = matches!(event, Event::TerminalClosed | Event::Ask { signal: Signal::HUP, .. });
         match (stage, event) {
             (_, Event::Other(signal)) => vec![Action::Order(Order::Signal(signal))],
-            (_, Event::LeaderStopped(signal)) => vec![Action::StopSelf(signal)],
+            ("going", Event::LeaderStopped(signal)) => vec![Action::StopSelf(signal)],
+            (_, Event::LeaderStopped(_)) => Vec::new(),
             (_, Event::Stragglers(_) | Event::Woke) => Vec::new(),
             (_, Event::Ended(_)) => vec![Action::Exit(Ending::Code(125))],
             ("going", Event::KeeperGone) => vec![Action::Adopt(GRACE)],
@@ -362,6 +375,15 @@ mod tests {
         assert!(overdue > now + GRACE + KILL_LIMIT);
         assert_eq!(machine.step(overdue, Event::Woke), vec![Action::KillKeeper]);
         assert_eq!(machine.wake_at(), None);
+    }
+
+    #[test]
+    fn who_has_to_notice_a_tie_stays_awake() {
+        let mut machine = Machine::new(GRACE, true);
+        machine.stay_awake();
+        let now = Instant::now();
+        assert_eq!(machine.step(now, Event::LeaderStopped(Signal::TSTP)), Vec::new());
+        assert_eq!(machine.step(now, Event::LifelineClosed), stop());
     }
 
     #[test]

@@ -15,7 +15,9 @@ use std::ffi::{CString, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::time::Duration;
 
+use lariat::ledger::command::CommandLedger;
 use lariat_keeper::stop::{StopPlan, StopScope};
+use lariat_keeper::wire::Named;
 use lariat_sys::signal::Signal;
 
 pub(crate) use driver::run;
@@ -34,6 +36,8 @@ pub(crate) struct RunOptions {
     pub(crate) scope: StopScope,
     /// Standard input is the lifeline: its end ends everything, and the command gets `/dev/null`.
     pub(crate) has_lifeline: bool,
+    /// Where the run is written down; it goes without where there is no such place.
+    pub(crate) ledger: Option<CommandLedger>,
     /// The death of the process that called lariat ends everything.
     pub(crate) dies_with_parent: bool,
 }
@@ -43,8 +47,17 @@ impl RunOptions {
     #[must_use]
     pub(crate) fn new(command: Vec<OsString>) -> Self {
         let StopPlan { signal, scope, grace } = StopPlan::default();
-        Self { command, grace, signal, scope, has_lifeline: false, dies_with_parent: false }
+        Self { command, grace, signal, scope, has_lifeline: false, ledger: None, dies_with_parent: false }
     }
+}
+
+/// How a run ended.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Ended {
+    /// How lariat exits.
+    pub(crate) ending: Ending,
+    /// Those who could not be ended, the first of them by name.
+    pub(crate) left: Vec<Named>,
 }
 
 /// Why there was no command to end.

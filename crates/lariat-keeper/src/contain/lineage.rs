@@ -11,7 +11,7 @@ use std::collections::{HashMap, HashSet};
 use lariat_sys::Errno;
 use lariat_sys::identity::Identity;
 use lariat_sys::pidfd::PidFd;
-use lariat_sys::procfs::{self, Stat, State};
+use lariat_sys::procfs::{self, Comm, Stat, State};
 use lariat_sys::reap;
 use lariat_sys::signal::Signal;
 use lariat_sys::tree;
@@ -24,6 +24,11 @@ pub const KEEPER_COMM: &str = "keeper:";
 
 /// How many descriptors of members are held at most: well below the usual limit of 1024 open files.
 const HELD_MAX: usize = 768;
+/// How many descriptors are never used for holding members: what a keeper has besides, and what a walk opens.
+const FREE_MIN: u64 = 24;
+
+/// The start of a member whose own is hidden. No process but the kernel's first has it.
+const UNKNOWN_START: u64 = 0;
 
 /// The descendants of this process.
 #[derive(Debug)]
@@ -39,6 +44,8 @@ pub struct Lineage {
     /// Descriptors of members that the last walks found, opened before their start was read. INVARIANT: one refers to
     /// the member of that identity, or to an earlier descendant with its number, which is dead; never to a stranger.
     held: HashMap<i32, (u64, PidFd)>,
+    /// Living children of ours that the last walk could not look at.
+    unseen: Vec<Identity>,
 }
 
 impl Lineage {
@@ -62,6 +69,7 @@ impl Lineage {
             stats: Vec::new(),
             orphans: Vec::new(),
             held: HashMap::new(),
+            unseen: Vec::new(),
         }
     }
 
@@ -93,13 +101,14 @@ impl Lineage {
     /// costs more than the signal. What there is no descriptor for is signalled the slow way.
     fn find(&mut self, stats: &mut Vec<Stat>) -> lariat_sys::Result<()> {
         let mut before = std::mem::take(&mut self.held);
+        let held_max = held_max();
         let mut opened = Vec::new();
         let walked = tree::walk_visiting(
             self.me,
             &self.except,
             &mut |pid| {
                 let is_known = before.contains_key(&pid);
-                if !is_known && opened.len() + before.len() < HELD_MAX {
+                if !is_known && opened.len() + before.len() < held_max {
                     opened.extend(PidFd::open_pid(pid).ok().map(|pidfd| (pid, pidfd)));
                 }
             },
@@ -112,6 +121,19 @@ impl Lineage {
                 None => {
                     self.held.extend(fresh.remove(&stat.pid).map(|pidfd| (stat.pid, (stat.start, pidfd))))
                 }
+            }
+        }
+        self.unseen.clear();
+        let unknown = fresh.into_iter().map(|(pid, pidfd)| (pid, (UNKNOWN_START, pidfd)));
+        let seen: HashSet<i32> = stats.iter().map(|stat| stat.pid).collect();
+        for (pid, (start, pidfd)) in before.into_iter().chain(unknown) {
+            // HAZARD(unseen-member): /proc hides it, but it is a living child of ours, so its number is its own until we
+            // reap it. What is hidden and no child of ours becomes one when its parent is gone.
+            if !seen.contains(&pid) && matches!(reap::peek_exit(pid), Ok(None)) {
+                let leader = self.leader.filter(|leader| leader.pid == pid).map(|leader| leader.start);
+                let start = leader.unwrap_or(start);
+                self.unseen.push(Identity { pid, start });
+                self.held.insert(pid, (start, pidfd));
             }
         }
         walked
@@ -152,6 +174,15 @@ impl Containment for Lineage {
                 wants_hangup: examine.is_some_and(|signal| wants_hangup(stat.pid, signal)),
             });
         }
+        out.extend(self.unseen.iter().map(|unseen| Member {
+            identity: *unseen,
+            role: if self.leader == Some(*unseen) { Role::Leader } else { Role::Root },
+            // Whether it is stopped nobody says; the kill at the end does not mind.
+            life: Life::Going,
+            pgrp: 0,
+            comm: Comm::new(b"?"),
+            wants_hangup: false,
+        }));
         self.stats = stats;
         walked
     }
@@ -164,6 +195,17 @@ impl Containment for Lineage {
                 other => other,
             },
             _ => signal_identity(member, signal),
+        }
+    }
+
+    fn kill_group(&mut self, group: i32) {
+        // HAZARD(pid-reuse): the number is named through the process that has it: a member that is held, or the leader,
+        // whose zombie is kept.
+        let held = self.held.get(&group).map(|(_, pidfd)| pidfd.signal_group(Signal::KILL));
+        if held.is_none()
+            && let Some(leader) = self.leader.filter(|leader| leader.pid == group)
+        {
+            let _ = PidFd::open(leader).and_then(|pidfd| pidfd.signal_group(Signal::KILL));
         }
     }
 
@@ -187,6 +229,12 @@ impl Containment for Lineage {
         }
         self.is_without_orphans()
     }
+}
+
+/// Returns how many members may be held: without a descriptor left, a walk would find nobody but those who are held.
+fn held_max() -> usize {
+    let spare = lariat_sys::process::open_files_max().map_or(u64::MAX, |max| max.saturating_sub(FREE_MIN));
+    HELD_MAX.min(usize::try_from(spare).unwrap_or(HELD_MAX))
 }
 
 /// Sends a signal to the process that this identity names; one that is gone is fine.

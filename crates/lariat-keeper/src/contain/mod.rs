@@ -28,6 +28,10 @@ pub trait Containment {
     /// `EPERM` for a process of another user.
     fn signal(&mut self, member: Identity, signal: Signal) -> lariat_sys::Result<()>;
 
+    /// Kills the process group with this number where that is surely a group of members: nobody forks past that. Where it
+    /// is not, or the kernel cannot, nothing is done; members are killed one by one besides.
+    fn kill_group(&mut self, _group: i32) {}
+
     /// Collects those of the dead that are ours to collect. Returns whether there were any. Never blocks.
     fn reap(&mut self) -> bool {
         false

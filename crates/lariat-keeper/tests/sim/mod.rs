@@ -369,6 +369,8 @@ impl World {
                     self.notices.push(notice);
                     Vec::new()
                 }
+                // Without it everybody has to be ended as well.
+                Action::KillGroup { .. } => Vec::new(),
                 Action::ReapAll => {
                     self.kernel.reap();
                     self.kernel.reap_leader();

@@ -45,24 +45,35 @@ impl UserDirs {
     /// # Errors
     /// [`LedgerError::Directory`] when the directory in `/tmp` is not ours.
     pub fn socket(&self, run: &RunId) -> Result<PathBuf, LedgerError> {
-        let name = format!("{run}.sock");
-        let fits = |path: &Path| path.as_os_str().len() <= SOCKET_PATH_MAX;
+        let path = self.at_runtime(&format!("{run}.sock"))?;
+        let length = path.as_os_str().len();
+        if length <= SOCKET_PATH_MAX {
+            return Ok(path);
+        }
+        Err(LedgerError::SocketPathTooLong { length, path, max: SOCKET_PATH_MAX })
+    }
+
+    /// Chooses the path of the record of a run that has no project, and makes its directory, which is ours alone.
+    ///
+    /// # Errors
+    /// As [`Self::socket`].
+    pub fn command_record(&self, run: &RunId) -> Result<PathBuf, LedgerError> {
+        self.at_runtime(&format!("{run}.json"))
+    }
+
+    fn at_runtime(&self, name: &str) -> Result<PathBuf, LedgerError> {
         let preferred =
             self.runtime.as_ref().filter(|path| path.is_absolute()).map(|path| path.join("lariat"));
         if let Some(directory) = preferred
-            && fits(&directory.join(&name))
+            && directory.join(name).as_os_str().len() <= SOCKET_PATH_MAX
             && private_dir(&directory).is_ok()
         {
-            return Ok(directory.join(&name));
+            return Ok(directory.join(name));
         }
         let user = lariat_sys::process::effective_user();
         let directory = PathBuf::from(format!("/tmp/lariat-{user}"));
         private_dir(&directory)?;
-        let path = directory.join(&name);
-        if fits(&path) {
-            return Ok(path);
-        }
-        Err(LedgerError::SocketPathTooLong { length: path.as_os_str().len(), path, max: SOCKET_PATH_MAX })
+        Ok(directory.join(name))
     }
 }
 
@@ -143,7 +154,7 @@ impl RunIndex {
     }
 }
 
-fn error(step: &'static str, path: &Path, cause: io::Error) -> LedgerError {
+pub(super) fn error(step: &'static str, path: &Path, cause: io::Error) -> LedgerError {
     LedgerError::File { step, path: path.to_owned(), cause }
 }
 

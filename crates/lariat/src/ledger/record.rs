@@ -8,6 +8,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use lariat_keeper::stop::StopPlan;
 use lariat_sys::identity::{BootId, Identity};
 use lariat_sys::signal::Signal;
 use serde::{Deserialize, Serialize};
@@ -166,6 +167,9 @@ pub struct ServiceRecord {
     /// The ports that it claims.
     #[serde(default)]
     pub ports: Vec<u16>,
+    /// How it is stopped, for whoever has to do it after a crash; absent in ledgers of versions that did not say.
+    #[serde(default)]
+    pub stop: Option<StopRecord>,
     /// How often it was restarted in this run.
     #[serde(default)]
     pub restarts: u32,
@@ -173,6 +177,36 @@ pub struct ServiceRecord {
     #[serde(default)]
     pub earlier: Vec<EarlierStart>,
 }
+
+/// How a service is stopped.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct StopRecord {
+    /// The stop signal's name without `SIG`.
+    pub signal: String,
+    /// The grace period in milliseconds.
+    pub grace_ms: u64,
+}
+
+impl StopRecord {
+    /// Returns the record of this signal and grace period.
+    #[must_use]
+    pub fn new(signal: Signal, grace: Duration) -> Self {
+        Self { signal: signal.to_string(), grace_ms: u64::try_from(grace.as_millis()).unwrap_or(u64::MAX) }
+    }
+
+    /// Returns the plan to stop by. A signal that this lariat does not know, or that nobody survives, becomes TERM.
+    #[must_use]
+    pub fn plan(&self) -> StopPlan {
+        let is_polite = |signal: &Signal| *signal != Signal::KILL && *signal != Signal::STOP;
+        let signal = self.signal.parse().ok().filter(is_polite).unwrap_or(Signal::TERM);
+        // A damaged number must not become a wait without end.
+        let grace = Duration::from_millis(self.grace_ms).min(GRACE_MAX);
+        StopPlan { signal, grace, ..StopPlan::default() }
+    }
+}
+
+/// The longest grace period that is believed: a day.
+const GRACE_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// What is remembered of an earlier start of a service that was not proven empty.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]

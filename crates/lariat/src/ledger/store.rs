@@ -154,6 +154,7 @@ mod tests {
             dir: "/home/me/shop/web".into(),
             started_unix_ms: Some(1),
             ports: vec![8000],
+            stop: None,
             restarts: 2,
             earlier: Vec::new(),
         });

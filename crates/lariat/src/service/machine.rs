@@ -550,7 +550,7 @@ impl Machine {
         let cause = self.cause.take().unwrap_or(Cause::Stopped);
         let end = End { cause, life };
         self.last_end = Some(end);
-        self.is_ready = false;
+        let was_ready = std::mem::take(&mut self.is_ready);
         self.is_daemonized = false;
         self.started_at = None;
         self.grace_end = None;
@@ -564,7 +564,9 @@ impl Machine {
             self.history = History::default();
             State::Waiting
         } else {
-            match restart::decide(self.policy.restart, cause.outcome(), life, &mut self.history, chance) {
+            // A life that never came to readiness was not a long one, however long it was waited for.
+            let lived = if was_ready { life } else { Duration::ZERO };
+            match restart::decide(self.policy.restart, cause.outcome(), lived, &mut self.history, chance) {
                 Verdict::Restart { after } => State::Backoff { until: now + after },
                 Verdict::Stop => State::Down,
                 Verdict::GaveUp => State::GaveUp,

@@ -282,6 +282,20 @@ fn not_ready_in_time_is_a_failure_that_the_policy_answers() {
 }
 
 #[test]
+fn waiting_long_for_readiness_is_no_long_life_and_it_gives_up_in_the_end() {
+    let mut bench = Bench::new(policy(RestartWhen::OnFailure)).steps(&UP);
+    for _ in 0..2 {
+        bench.now += restart::LIFE_LONG * 2;
+        bench = bench.steps(&[Event::ReadyTimedOut, OK]);
+        bench.now = bench.machine.wake_at().unwrap();
+        bench = bench.steps(&[Event::Woke, Event::DependenciesMet, Event::Started]);
+    }
+    bench.now += restart::LIFE_LONG * 2;
+    bench = bench.steps(&[Event::ReadyTimedOut, OK]);
+    assert_eq!(bench.machine.state(), State::GaveUp);
+}
+
+#[test]
 fn a_daemon_outlives_its_leader_and_its_own_end_is_a_failure() {
     let daemon = Policy { is_daemon: true, ..policy(RestartWhen::OnFailure) };
     let mut bench = Bench::new(daemon).steps(&UP);

@@ -4,6 +4,9 @@
 //! Only what is certainly the run's is ever signalled, and each identity is opened again before it is. Whoever is only
 //! possibly the run's is named by the caller and left alone.
 
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
 use lariat_keeper::contain::Containment;
 use lariat_keeper::contain::lineage::{life, signal_identity};
 use lariat_keeper::stop::{Member, Role};
@@ -15,19 +18,59 @@ use lariat_sys::{process, reap, tree};
 use crate::ledger::recover::{Clues, Findings, Found, Reach, Why, survey};
 use crate::process::{age_of, command_of};
 
+/// Which of the findings.
+#[derive(Clone, PartialEq, Eq, Debug)]
+enum Part {
+    All,
+    /// Those of this service.
+    Of(String),
+    /// Those of no service, or of one that is not named here.
+    Without(Vec<String>),
+}
+
+impl Part {
+    fn has(&self, found: &Found) -> bool {
+        match (self, &found.service) {
+            (Self::All, _) | (Self::Without(_), None) => true,
+            (Self::Of(name), service) => service.as_ref() == Some(name),
+            (Self::Without(names), Some(service)) => !names.contains(service),
+        }
+    }
+}
+
 /// The certain findings of a run.
 #[derive(Clone, Debug)]
 pub struct FoundSet {
     clues: Clues,
     /// The caller's own children, these excepted, are found and reaped as well.
     children_but: Option<Vec<i32>>,
+    /// Whose processes count.
+    part: Part,
+    /// Since when every look has found nobody.
+    empty_since: Option<Instant>,
 }
+
+/// For so long nobody may be found before the set counts as empty. A process in the middle of execve(2) has no
+/// environment to be known by (HAZARD(exec-not-finished)), and its parent, which was known, may be dead already.
+const SETTLES_AFTER: Duration = Duration::from_millis(50);
 
 impl FoundSet {
     /// Looks by these clues.
     #[must_use]
     pub fn new(clues: Clues) -> Self {
-        Self { clues, children_but: None }
+        Self { clues, children_but: None, part: Part::All, empty_since: None }
+    }
+
+    /// Looks for one service only.
+    #[must_use]
+    pub fn of_service(self, name: &str) -> Self {
+        Self { part: Part::Of(name.to_owned()), ..self }
+    }
+
+    /// Looks for what belongs to none of these services.
+    #[must_use]
+    pub fn without_services(self, names: Vec<String>) -> Self {
+        Self { part: Part::Without(names), ..self }
     }
 
     /// Looks among the caller's own children as well, without `but`: for a child subreaper, to which orphans come.
@@ -42,6 +85,7 @@ impl FoundSet {
         let nothing = Findings { reach: Reach::Here, certain: Vec::new(), possible: Vec::new() };
         // Without a look at /proc nothing can be found, and nothing is proven either: `is_empty` says so.
         let mut findings = survey(&self.clues).unwrap_or(nothing);
+        findings.certain.retain(|found| self.part.has(found));
         for pid in self.children() {
             let Some(stat) = procfs::read_stat(pid).ok().flatten().filter(procfs::Stat::is_alive) else {
                 continue;
@@ -79,7 +123,9 @@ impl FoundSet {
 impl Containment for FoundSet {
     fn walk(&mut self, _examine: Option<Signal>, out: &mut Vec<Member>) -> lariat_sys::Result<()> {
         out.clear();
-        out.extend(self.look().certain.iter().filter_map(|found| {
+        let mut certain = self.look().certain;
+        parents_first(&mut certain);
+        out.extend(certain.iter().filter_map(|found| {
             let stat = procfs::read_stat(found.identity.pid).ok().flatten()?;
             Some(Member {
                 identity: found.identity,
@@ -103,8 +149,24 @@ impl Containment for FoundSet {
     }
 
     fn is_empty(&mut self) -> bool {
-        survey(&self.clues).is_ok_and(|findings| findings.certain.is_empty()) && self.children().is_empty()
+        let is_found = |findings: Findings| findings.certain.iter().any(|found| self.part.has(found));
+        if survey(&self.clues).map_or(true, is_found) || !self.children().is_empty() {
+            self.empty_since = None;
+            return false;
+        }
+        self.empty_since.get_or_insert_with(Instant::now).elapsed() >= SETTLES_AFTER
     }
+}
+
+/// Puts parents before their children: a shell whose command is killed first starts the next one.
+fn parents_first(found: &mut [Found]) {
+    let parents: HashMap<i32, i32> = found.iter().map(|f| (f.identity.pid, f.ppid)).collect();
+    let depth = |pid: i32| {
+        // Bounded by their number: what was read one after the other may lead in circles.
+        let steps = std::iter::successors(parents.get(&pid), |parent| parents.get(parent));
+        steps.take(parents.len()).count()
+    };
+    found.sort_by_cached_key(|f| depth(f.identity.pid));
 }
 
 /// Says in words why a process is thought to be the run's.
@@ -122,7 +184,6 @@ pub fn why_in_words(why: Why) -> String {
 #[cfg(test)]
 mod tests {
     use std::process::{Child, Command};
-    use std::time::{Duration, Instant};
 
     use lariat_keeper::ending::Ending;
     use lariat_keeper::stop::StopPlan;
@@ -169,7 +230,7 @@ mod tests {
         let (run, other) = (RunId::new_random().unwrap(), RunId::new_random().unwrap());
         let polite = Marked::spawn(&run, "sleep 100 & wait");
         let stubborn = Marked::spawn(&run, "trap '' TERM; while :; do sleep 100; done");
-        let stranger = Marked::spawn(&other, "sleep 100");
+        let stranger = Marked::spawn(&other, "exec sleep 100");
         let set = FoundSet::new(Clues::mark_only(run));
         let is_found = |set: &FoundSet, identity| set.look().certain.iter().any(|f| f.identity == identity);
         assert!(is_found(&set, polite.identity()) && is_found(&set, stubborn.identity()));

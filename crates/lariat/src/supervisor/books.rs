@@ -11,7 +11,7 @@ use crate::clock;
 use crate::event::Event;
 use crate::ledger::lock::RunLock;
 use crate::ledger::record::{
-    EarlierStart, LeftRecord, RecordedState, ReportSummary, RunRecord, ServiceRecord,
+    EarlierStart, LeftRecord, RecordedState, ReportSummary, RunRecord, ServiceRecord, StopRecord,
 };
 use crate::ledger::writer::LedgerWriter;
 use crate::ledger::{LedgerError, StateDir, journal};
@@ -145,6 +145,7 @@ impl Driver {
                 (None, _) => known.started_unix_ms,
             },
             ports: unit.port.into_iter().collect(),
+            stop: Some(StopRecord::new(spec.stop.signal, spec.stop.grace)),
             restarts: machine.history().total,
             earlier: earlier.map(|l| EarlierStart { leader: (*l).into(), session: l.pid }).collect(),
         };

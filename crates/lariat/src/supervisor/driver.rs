@@ -1,8 +1,8 @@
 //! The loop: one thread that owns all live state of a run, waits for everything at once, and carries out what the
 //! machines decide.
 //!
-//! It takes no decision that would be worth a test of its own. Nothing in it blocks but the disk under the ledger;
-//! what could be slow (output, terminals) is other threads'.
+//! It takes no decision that would be worth a test of its own. Nothing in it blocks: what could be slow (the disk under
+//! ledger and store, terminals) is other threads'.
 
 use std::collections::VecDeque;
 use std::os::fd::AsFd;

@@ -45,7 +45,7 @@ pub use handle::Handle;
 
 use crate::event::EventKind;
 use crate::ledger::index::{IndexEntry, RunIndex, UserDirs};
-use crate::ledger::record::{RecordedState, RunId, RunRecord, ServiceRecord};
+use crate::ledger::record::{RecordedState, RunId, RunRecord, ServiceRecord, StopRecord};
 use crate::ledger::{LedgerError, StateDir};
 use crate::logs::pump::{Bell, Pump, PumpError};
 use crate::logs::{Store, StoreError};
@@ -287,6 +287,7 @@ fn first_record(run: &RunId, spec: &StackSpec, socket: &std::path::Path) -> lari
             dir: service.dir.clone(),
             started_unix_ms: None,
             ports: Vec::new(),
+            stop: Some(StopRecord::new(service.stop.signal, service.stop.grace)),
             restarts: 0,
             earlier: Vec::new(),
         })

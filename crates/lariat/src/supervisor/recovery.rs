@@ -291,34 +291,66 @@ impl Crashed {
         services.flat_map(|service| service.ports.iter().map(|port| (service.name.clone(), *port))).collect()
     }
 
-    /// Ends what is certainly the run's: the stop signal to everybody, KILL after `grace`.
+    /// Returns the longest grace period of the services that were alive; absent where the ledger does not say.
+    #[must_use]
+    pub fn grace(&self) -> Option<Duration> {
+        let services = self.record.iter().flat_map(|record| &record.services);
+        let alive = services.filter(|service| service.leader.is_some());
+        alive.filter_map(|service| Some(service.stop.as_ref()?.plan().grace)).max()
+    }
+
+    /// Ends what is certainly the run's, each service by its own stop signal and grace period as the ledger has them,
+    /// side by side; without a ledger by TERM and `grace`, which is also the most that anybody is given.
     ///
     /// Blocks until nobody is left, or nothing helps any more: `grace` and fifteen seconds at most. When `hurry` says
     /// so, the grace period is over; it is asked every few milliseconds.
     pub fn end(&mut self, grace: Duration, mut hurry: impl FnMut() -> bool) {
         let began = Instant::now();
-        let set = FoundSet::new(self.clues.clone());
-        let plan = StopPlan { signal: Signal::TERM, grace, ..StopPlan::default() };
-        let mut ending = Ending::new(set.clone(), plan, None);
+        let mut endings = self.endings(grace);
+        let mut total = End::default();
         let mut has_hurried = false;
-        let end = loop {
-            let done = if !has_hurried && hurry() {
-                has_hurried = true;
-                ending.hurry()
-            } else {
-                ending.turn()
-            };
-            if let Some(end) = done {
-                break end;
-            }
+        while !endings.is_empty() {
+            let hurries = !has_hurried && hurry();
+            has_hurried |= hurries;
+            endings.retain_mut(|ending| {
+                let done = if hurries { ending.hurry() } else { ending.turn() };
+                if let Some(end) = done {
+                    total.told += end.told;
+                    total.killed += end.killed;
+                    total.left += end.left;
+                    total.stop_time = total.stop_time.max(end.stop_time);
+                }
+                done.is_none()
+            });
             let soon = Instant::now() + TURN_EVERY;
-            let wake = ending.wake_at().map_or(soon, |at| at.min(soon));
-            // It fails only for want of memory; then the loop turns without a pause until the machine gives up.
-            let _ = lariat_sys::poll::poll(&mut [], Some(wake));
-        };
-        self.ended = Some(end);
+            let wake = endings.iter().filter_map(Ending::wake_at).fold(soon, Instant::min);
+            if !endings.is_empty() {
+                // It fails only for want of memory; then the loop turns without a pause until the machines give up.
+                let _ = lariat_sys::poll::poll(&mut [], Some(wake));
+            }
+        }
+        self.ended = Some(total);
         self.took = began.elapsed();
-        self.findings = set.look();
+        self.findings = FoundSet::new(self.clues.clone()).look();
+    }
+
+    /// One for each service that left something, and one for what belongs to none.
+    fn endings(&self, grace: Duration) -> Vec<Ending<FoundSet>> {
+        let set = FoundSet::new(self.clues.clone());
+        let is_there = |name: &str| self.findings.certain.iter().any(|f| f.service.as_deref() == Some(name));
+        let services = self.record.iter().flat_map(|record| &record.services);
+        let planned: Vec<(&str, StopPlan)> = services
+            .filter(|service| is_there(&service.name))
+            .filter_map(|service| Some((service.name.as_str(), service.stop.as_ref()?.plan())))
+            .collect();
+        let names = planned.iter().map(|(name, _)| (*name).to_owned()).collect();
+        let others = set.clone().without_services(names);
+        let default = StopPlan { signal: Signal::TERM, grace, ..StopPlan::default() };
+        let of_service = |(name, plan): (&str, StopPlan)| {
+            let plan = StopPlan { grace: plan.grace.min(grace), ..plan };
+            Ending::new(set.clone().of_service(name), plan, None)
+        };
+        planned.into_iter().map(of_service).chain([Ending::new(others, default, None)]).collect()
     }
 
     /// Puts the report of the crashed run together: what its keepers did, what was ended now, what is left. Closes the

@@ -118,6 +118,9 @@ impl Driver {
             let name = &self.units[*place].name;
             let is_over = matches!(machine.state(), State::Down | State::GaveUp);
             if wait.wanted == Wanted::Down {
+                if machine.wanted() == Wanted::Up {
+                    return Some(refused(Refusal::ServiceFailed, format!("`{name}` was started again")));
+                }
                 is_done &= is_over;
                 continue;
             }
@@ -185,7 +188,8 @@ impl Driver {
             has_failed: end.is_some_and(|end| end.cause.outcome() == Outcome::Failure),
             members: u32::try_from(members.len()).unwrap_or(u32::MAX),
             memory_kib: status.iter().map(|process| process.memory_kib).sum(),
-            cpu_seconds: status.iter().map(|process| process.cpu_seconds).sum(),
+            // An empty sum of floats is -0.0.
+            cpu_seconds: status.iter().map(|process| process.cpu_seconds).sum::<f64>() + 0.0,
             processes: if with_processes { status } else { Vec::new() },
         }
     }

@@ -136,6 +136,7 @@ fn plan(start: &Start<'_>, port: Option<u16>) -> Result<Plan, String> {
     Ok(Plan {
         label: spec.name.to_string(),
         run: start.run.to_owned(),
+        record: None,
         supervisor: Identity::current(),
         argv: argv.iter().map(|argument| text(argument)).collect::<Result<_, _>>()?,
         env: environment(start, port).iter().map(|entry| text(entry)).collect::<Result<_, _>>()?,

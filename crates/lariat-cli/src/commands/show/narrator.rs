@@ -25,6 +25,7 @@ pub(crate) struct Narrator {
     is_stopping: bool,
     has_force_begun: bool,
     last_phase: u8,
+    orphans: String,
 }
 
 impl Narrator {
@@ -36,6 +37,7 @@ impl Narrator {
             is_stopping: false,
             has_force_begun: false,
             last_phase: 0,
+            orphans: String::new(),
         }
     }
 
@@ -82,7 +84,9 @@ impl Narrator {
                 self.bad(&format!("{pid} {} could not be ended: {}", harmless(name), harmless(reason)))
             }
             EventKind::OrphanFound { pid, name, reason } => {
-                line(&format!("      {pid} {}: {}", harmless(name), harmless(reason)))
+                // Named under the line of their phase, which is told when it is over.
+                self.orphans.push_str(&format!("      {pid} {}: {}\n", harmless(name), harmless(reason)));
+                String::new()
             }
             EventKind::Trouble { what } | EventKind::LimitReached { what } => self.bad(&harmless(what)),
             _ => self.tell_shutdown(kind),
@@ -96,7 +100,7 @@ impl Narrator {
                 let deadline = duration(*deadline);
                 self.phase(1, "graceful", &format!("{}; within {deadline}", harmless(why)))
             }
-            EventKind::ShutdownForced => line("      killing everything now"),
+            EventKind::ShutdownForced if self.is_stopping => line("      killing everything now"),
             EventKind::ShutdownLeft => self.bad("leaving; keepers finish the work"),
             EventKind::PhaseStarted { number: 2, .. } if self.last_phase < 2 && !self.has_force_begun => {
                 self.has_force_begun = true;
@@ -129,6 +133,7 @@ impl Narrator {
         let processes_in_words = count(u64::from(processes), "process", "processes");
         let took = duration(took);
         match number {
+            1 if services == 0 => String::new(),
             // Told when it began; the services told of themselves since.
             1 => {
                 let services = count(u64::from(services), "service", "services");
@@ -136,8 +141,15 @@ impl Narrator {
             }
             2 if processes == 0 && services == 0 => self.phase(2, phase, "nobody had to be killed"),
             2 => self.phase(2, phase, &format!("{processes_in_words} killed in {took}")),
-            3 if processes == 0 => self.phase(3, phase, "none"),
-            3 => self.phase(3, phase, &format!("{processes_in_words} ended in {took}")),
+            3 => {
+                let orphans = std::mem::take(&mut self.orphans);
+                let said = if processes == 0 && orphans.is_empty() {
+                    "none".to_owned()
+                } else {
+                    format!("{processes_in_words} ended in {took}")
+                };
+                self.phase(3, phase, &said) + &orphans
+            }
             4 => self.phase(4, phase, "the stack has no containers"),
             // What was seen is known a moment later.
             _ => String::new(),
@@ -303,8 +315,8 @@ mod tests {
 
     #[test]
     fn names_from_outside_cannot_move_the_cursor() {
-        let text =
-            told(&[EventKind::OrphanFound { pid: 1, name: "\u{1b}[2J".into(), reason: "x\ny".into() }]);
-        assert_eq!(text, "      1 \u{fffd}[2J: x\u{fffd}y\n");
+        let orphan = EventKind::OrphanFound { pid: 1, name: "\u{1b}[2J".into(), reason: "x\ny".into() };
+        let text = told(&[orphan, phase(3, 1)]);
+        assert_eq!(text, "[3/5] orphans: 1 process ended in 310 ms\n      1 \u{fffd}[2J: x\u{fffd}y\n");
     }
 }

@@ -43,6 +43,9 @@ pub(crate) fn ending(report: &Report, is_styled: bool) -> String {
     text.push_str(&match (report.is_clean(), report.is_left_early) {
         (true, _) => format!("{green}nothing is left{green:#}, after {took}\n"),
         (false, true) => format!("{red}left before the end{red:#}; `lariat down` shows what became of it\n"),
+        (false, false) if is_only_the_ledger(report) => {
+            format!("nothing is left, after {took}, but {red}the ledger could not be closed{red:#}\n")
+        }
         (false, false) => format!("{red}something is left{red:#}, after {took}\n"),
     });
     text
@@ -88,9 +91,18 @@ pub(crate) fn crash(report: &Report, is_styled: bool) -> String {
     text + &ending(report, is_styled)
 }
 
+/// Everything is proven gone, and only the disk did not take the last word about it.
+fn is_only_the_ledger(report: &Report) -> bool {
+    let holds_ours = report.ports.iter().any(|port| port.is_ours);
+    let is_gone = report.left.is_empty() && !holds_ours && !report.is_left_early;
+    is_gone && !report.is_ledger_closed
+}
+
 /// Returns what a run that is over means for the exit code. `is_asked` says that somebody asked for the end.
 pub(crate) fn exit_code(report: &Report, is_asked: bool) -> ExitCode {
-    if !report.is_clean() {
+    if is_only_the_ledger(report) {
+        ExitCode::Trouble
+    } else if !report.is_clean() {
         ExitCode::Left
     } else if report.has_failed_to_start || (!is_asked && report.has_failures()) {
         ExitCode::ServiceFailed

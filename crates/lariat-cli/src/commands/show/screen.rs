@@ -25,14 +25,21 @@ use super::narrator::Narrator;
 /// Bytes that are written at once.
 const CHUNK: usize = 64 * 1024;
 /// Lines of one service that are shown before the others have their turn.
-const TURN_LINES: usize = 512;
+const TURN_LINES: usize = 2048;
 
 /// One service's output as it is shown.
 #[derive(Debug)]
 pub(crate) struct Column {
-    name: String,
-    style: Style,
+    lead: Lead,
     reader: LogReader,
+}
+
+/// What stands in front of a service's lines, made once: formatting it for each costs more than the line.
+#[derive(Debug)]
+pub(crate) struct Lead {
+    first: String,
+    /// In front of a line that goes on with the one before.
+    more: String,
 }
 
 /// Formats lines with the name of their service in front.
@@ -48,13 +55,16 @@ impl Prefix {
         Self { width: names.map(str::len).max().unwrap_or(0), is_styled }
     }
 
-    /// Appends one line. One that goes on with the line before has a `+` in front.
-    pub(crate) fn line(&self, name: &str, style: Style, is_continued: bool, bytes: &[u8], out: &mut String) {
-        use std::fmt::Write as _;
+    /// Returns what stands in front of the lines of this service.
+    pub(crate) fn lead(&self, name: &str, style: Style) -> Lead {
         let width = self.width;
-        let mark = if is_continued { '+' } else { '|' };
-        // Writing into a string cannot fail.
-        let _ = write!(out, "{style}{name:width$} {mark}{style:#} ");
+        let with = |mark| format!("{style}{name:width$} {mark}{style:#} ");
+        Lead { first: with('|'), more: with('+') }
+    }
+
+    /// Appends one line. One that goes on with the line before has a `+` in front.
+    pub(crate) fn line(&self, lead: &Lead, is_continued: bool, bytes: &[u8], out: &mut String) {
+        out.push_str(if is_continued { &lead.more } else { &lead.first });
         sanitize(bytes, if self.is_styled { Colour::Keep } else { Colour::Strip }, out);
         out.push('\n');
     }
@@ -119,7 +129,7 @@ impl Show {
         let column = |(place, (name, files)): (usize, &(String, LogFiles))| {
             // A store that cannot be read is not shown; it is written all the same.
             let reader = LogReader::open(files).ok().flatten()?;
-            Some(Column { name: name.clone(), style: colour(place, is_styled), reader })
+            Some(Column { lead: prefix.lead(name, colour(place, is_styled)), reader })
         };
         let columns = parts.services.iter().enumerate().filter_map(column).collect();
         let narrator = Narrator::new(is_styled);
@@ -174,22 +184,16 @@ impl Show {
                 if line.dropped > 0 {
                     let text =
                         format!("({} bytes are missing here: the disk did not take them)", line.dropped);
-                    self.prefix.line(&column.name, column.style, false, text.as_bytes(), &mut self.out);
+                    self.prefix.line(&column.lead, false, text.as_bytes(), &mut self.out);
                 }
                 let is_end_only =
                     line.is_continued && line.bytes.is_empty() && line.ending == Ending::Newline;
                 if !is_end_only {
-                    self.prefix.line(
-                        &column.name,
-                        column.style,
-                        line.is_continued,
-                        line.bytes,
-                        &mut self.out,
-                    );
+                    self.prefix.line(&column.lead, line.is_continued, line.bytes, &mut self.out);
                 }
                 if self.out.len() >= CHUNK {
-                    let out = std::mem::take(&mut self.out);
-                    write_out(&mut self.is_closed, &self.parts.handle, out.as_bytes());
+                    write_out(&mut self.is_closed, &self.parts.handle, self.out.as_bytes());
+                    self.out.clear();
                 }
             }
         }
@@ -199,7 +203,7 @@ impl Show {
     fn show_open_lines(&mut self) {
         for column in &mut self.columns {
             if let Some(line) = column.reader.take_open() {
-                self.prefix.line(&column.name, column.style, line.is_continued, line.bytes, &mut self.out);
+                self.prefix.line(&column.lead, line.is_continued, line.bytes, &mut self.out);
             }
         }
     }
@@ -220,8 +224,8 @@ impl Show {
     }
 
     fn flush(&mut self) {
-        let out = std::mem::take(&mut self.out);
-        write_out(&mut self.is_closed, &self.parts.handle, out.as_bytes());
+        write_out(&mut self.is_closed, &self.parts.handle, self.out.as_bytes());
+        self.out.clear();
     }
 }
 

@@ -35,6 +35,10 @@ const LAST_WORDS_WITHIN: Duration = Duration::from_secs(1);
 
 /// Starts the stack and returns when it is over; with `-d`, when it is up.
 pub(crate) fn run(args: &UpArgs, output: &mut Output) -> Result<ExitCode, Failure> {
+    Identity::own().map_err(|errno| {
+        own_trouble("could not find lariat in /proc", errno)
+            .hint("/proc has to be mounted, and of the pid namespace that lariat is in")
+    })?;
     if args.supervise {
         return run_behind(args, output);
     }
