@@ -100,7 +100,7 @@ pub enum Refusal {
     NotEnded,
     /// A port of the service is in use.
     PortInUse,
-    /// Too many clients, or one that does not read.
+    /// Too many requests of this client wait for their answer.
     Overloaded,
 }
 

@@ -103,6 +103,8 @@ impl Driver {
             return;
         }
         let now = Instant::now();
+        // One who went away is owed nothing, and what waits is bounded by who is there.
+        self.waits.retain(|wait| self.server.has(wait.client));
         for wait in std::mem::take(&mut self.waits) {
             match self.outcome(now, &wait) {
                 Some(answer) => self.server.send(wait.client, &answer, &mut self.poller),

@@ -20,6 +20,8 @@ use crate::event::Event;
 const CLIENTS_MAX: usize = 64;
 /// What waits for a client at most, in bytes.
 const OUTPUT_MAX: usize = 4 << 20;
+/// Requests of one client that wait for their answer at most.
+const PENDING_MAX: usize = 64;
 /// Bytes taken from one client before the others have their turn.
 const READ_STEP: usize = 16 * 1024;
 
@@ -102,6 +104,11 @@ impl Server {
         let is_alive = !has_hung_up && client.read();
         for line in client.lines() {
             match serde_json::from_slice(&line) {
+                Ok(_) if client.pending >= PENDING_MAX => {
+                    let message =
+                        format!("{PENDING_MAX} requests of this client wait for their answer already");
+                    client.put(&refused(Refusal::Overloaded, message));
+                }
                 Ok(request) => {
                     client.pending += 1;
                     requests.push(request);
@@ -119,6 +126,11 @@ impl Server {
             self.close(id, poller);
         }
         requests
+    }
+
+    /// Returns whether the client is still there to be answered.
+    pub(super) fn has(&self, id: ClientId) -> bool {
+        self.clients.contains_key(&id)
     }
 
     /// Sends an answer, now or when the client reads.

@@ -150,3 +150,29 @@ fn what_is_owed_is_sent_to_one_who_only_listens_any_more() {
     (&raw).read_to_string(&mut text).unwrap();
     assert_eq!(text, "{\"answer\":\"accepted\"}\n");
 }
+
+#[test]
+fn one_who_asks_and_asks_is_refused_and_forgotten_when_it_goes() {
+    let mut bench = Bench::new();
+    let mut client = bench.connect();
+    for _ in 0..=PENDING_MAX {
+        client.ask(&Request::Stop { services: vec!["web".into()] }).unwrap();
+    }
+    let (id, _) = bench.requests(PENDING_MAX)[0];
+    let refusal = loop {
+        if let Ok(Answer::Refused { reason, .. }) = client.next(Some(Instant::now())) {
+            break reason;
+        }
+        let mut owners = Vec::new();
+        bench.poller.wait(soon(), &mut owners).unwrap();
+        assert!(bench.server.turn(id, &mut bench.poller).is_empty());
+    };
+    assert_eq!(refusal, Refusal::Overloaded);
+    assert!(bench.server.has(id));
+    drop(client);
+    while bench.server.has(id) {
+        let mut owners = Vec::new();
+        bench.poller.wait(soon(), &mut owners).unwrap();
+        bench.server.turn(id, &mut bench.poller);
+    }
+}
