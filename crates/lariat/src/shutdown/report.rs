@@ -238,16 +238,17 @@ impl Tally {
         service.took = counts.took;
         service.told = counts.told;
         service.killed = counts.killed;
-        service.outcome = match (counts.left, counts.killed) {
+        let outcome = match (counts.left, counts.killed) {
             (0, 0) => Outcome::Graceful,
             (0, _) => Outcome::Killed,
             _ => Outcome::Left,
         };
-        let graceful = &mut self.phases[0];
-        graceful.services += u32::from(service.outcome == Outcome::Graceful);
+        service.outcome = outcome;
+        let graceful = self.phase(Phase::Graceful);
+        graceful.services += u32::from(outcome == Outcome::Graceful);
         graceful.processes += counts.told.saturating_sub(counts.killed);
-        let force = &mut self.phases[1];
-        force.services += u32::from(service.outcome == Outcome::Killed);
+        let force = self.phase(Phase::Force);
+        force.services += u32::from(outcome == Outcome::Killed);
         force.processes += counts.killed.saturating_sub(counts.left);
     }
 
@@ -267,19 +268,24 @@ impl Tally {
 
     /// Notes orphans that phase 3 ended.
     pub fn orphans_ended(&mut self, processes: u32) {
-        self.phases[2].processes += processes;
+        self.phase(Phase::Orphans).processes += processes;
     }
 
     /// Notes how long a phase took.
     pub fn phase_ended(&mut self, phase: Phase, took: Duration) -> &PhaseReport {
-        let report = &mut self.phases[usize::from(phase.number() - 1)];
+        let report = self.phase(phase);
         report.took = took;
         report
     }
 
     /// Adds words to a phase.
     pub fn phase_note(&mut self, phase: Phase, note: impl Into<String>) {
-        self.phases[usize::from(phase.number() - 1)].note = note.into();
+        self.phase(phase).note = note.into();
+    }
+
+    /// INVARIANT: there is one for each of [`Phase::ALL`], in that order.
+    fn phase(&mut self, phase: Phase) -> &mut PhaseReport {
+        &mut self.phases[usize::from(phase.number() - 1)]
     }
 
     /// Adds a process that could not be ended; once, however often it is found.
