@@ -10,7 +10,7 @@ use rustix::process::{Pid, PidfdFlags};
 use crate::identity::Identity;
 use crate::poll::{PollFd, PollFlags, poll};
 use crate::signal::Signal;
-use crate::{Errno, Result, call};
+use crate::{Errno, Result, call, procfs};
 
 /// A reference to one process. Dropping it closes the descriptor and leaves the process alone.
 #[derive(Debug)]
@@ -84,6 +84,20 @@ impl PidFd {
     pub fn wait_exit(&self, deadline: Option<Instant>) -> Result<bool> {
         let mut watched = [PollFd::new(&self.0, PollFlags::IN)];
         Ok(poll(&mut watched, deadline)? > 0)
+    }
+}
+
+/// Says whether this process is surely gone: dead, or its number another's.
+///
+/// A process that `/proc` hides from us (`hidepid`) cannot be asked for its start; it is not surely gone while something
+/// that lives has its number.
+pub fn is_surely_gone(process: Identity) -> bool {
+    if let Ok(Some(stat)) = procfs::read_stat(process.pid) {
+        return stat.identity() != process || !stat.is_alive();
+    }
+    match PidFd::open_pid(process.pid) {
+        Ok(pidfd) => pidfd.has_exited().unwrap_or(false),
+        Err(errno) => errno == Errno::SRCH,
     }
 }
 

@@ -9,6 +9,7 @@ use lariat_keeper::ending::{Ending, was_told_by_death};
 use lariat_keeper::stop::{StopPlan, StopScope};
 use lariat_keeper::wire::End;
 use lariat_sys::identity::Identity;
+use lariat_sys::pidfd::is_surely_gone;
 use lariat_sys::reap::{self, ChildEvent};
 use lariat_sys::signal::Signal;
 
@@ -208,7 +209,8 @@ impl Driver {
         for keeper in keepers {
             self.tally.note(format!("keeper {keeper} has not exited yet"));
         }
-        self.tally.retain_left(|left| Identity { pid: left.pid, start: left.start }.is_alive());
+        // One that /proc hides is not gone because it cannot be seen.
+        self.tally.retain_left(|left| !is_surely_gone(Identity { pid: left.pid, start: left.start }));
         for found in found.certain {
             if let Some(left) = verify::describe(found.identity, "alive at the last look") {
                 self.tally.left(left);
