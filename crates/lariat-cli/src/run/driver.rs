@@ -25,6 +25,8 @@ use super::{Ended, RunError, RunOptions, c_string};
 
 /// Signals that ask to end.
 const ASKS: [Signal; 4] = [Signal::INT, Signal::TERM, Signal::HUP, Signal::QUIT];
+/// How long signals wait at most for the command to be known.
+const DEAF_WITHIN: Duration = Duration::from_secs(2);
 /// Signals that stop a job; the command's own stop is followed instead.
 const STOPS: [Signal; 3] = [Signal::TSTP, Signal::TTIN, Signal::TTOU];
 /// Signals that the kernel raises for a fault of ours; they have to end us.
@@ -80,6 +82,7 @@ pub(crate) fn run(options: &RunOptions) -> Result<Ended, RunError> {
         stop,
         strangers: before.children,
         shares_group,
+        began: Instant::now(),
         leader: None,
         adoption: None,
         options,
@@ -160,6 +163,7 @@ struct Driver<'a> {
     strangers: Vec<i32>,
     /// The command is in our process group, on our terminal.
     shares_group: bool,
+    began: Instant,
     leader: Option<Identity>,
     adoption: Option<Adoption<Lineage>>,
     left: Vec<Named>,
@@ -220,7 +224,7 @@ impl Driver<'_> {
 
     fn turn(&mut self) -> Option<Outcome> {
         let adoption = self.adoption.as_ref().and_then(Adoption::wake_at);
-        let deadline = [adoption, self.machine.wake_at()].into_iter().flatten().min();
+        let deadline = [adoption, self.machine.wake_at(), self.deaf_until()].into_iter().flatten().min();
         let ready = self.wait(deadline);
         if (ready.keeper || ready.keeper_death)
             && let Some(outcome) = self.hear_keeper(ready.keeper_death)
@@ -250,10 +254,16 @@ impl Driver<'_> {
         self.adoption.as_mut().and_then(Adoption::turn).map(|end| Ok(orphaned(end.left)))
     }
 
+    /// Nothing is decided about a signal before it is known who the command is: whether it ignores it counts. But a
+    /// program on a file system that does not answer may never start, and must not take the keyboard with it.
+    fn deaf_until(&self) -> Option<Instant> {
+        let is_known = self.leader.is_some() || self.keeper.is_none();
+        let until = self.began + DEAF_WITHIN;
+        (!is_known && Instant::now() < until).then_some(until)
+    }
+
     fn wait(&mut self, deadline: Option<Instant>) -> Ready {
-        // Nothing is decided about a signal before it is known who the command is: whether it ignores it counts.
-        let hears =
-            if self.leader.is_none() && self.keeper.is_some() { PollFlags::empty() } else { PollFlags::IN };
+        let hears = if self.deaf_until().is_some() { PollFlags::empty() } else { PollFlags::IN };
         let mut fds = vec![PollFd::new(&self.signals, hears)];
         if let Some(keeper) = &self.keeper {
             fds.push(PollFd::new(keeper, PollFlags::IN));

@@ -1,6 +1,6 @@
 //! Answers what is asked over the run's own socket.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use lariat_sys::procfs::{self, Stat};
 use lariat_sys::tree;
@@ -244,7 +244,7 @@ fn process_status(stat: &Stat) -> ProcessStatus {
         state: stat.state.letter(),
         command: command_of(stat.pid, &stat.comm.to_string()),
         memory_kib: stat.rss_pages.saturating_mul(page_kib()),
-        cpu_seconds: Duration::from_secs(ticks).as_secs_f64() / procfs::ticks_per_second() as f64,
+        cpu_seconds: ticks as f64 / procfs::ticks_per_second() as f64,
     }
 }
 
