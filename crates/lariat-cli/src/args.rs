@@ -27,8 +27,8 @@ const ABOUT: &str = "Starts programs, and ends them with everything they started
 const LONG_ABOUT: &str = "\
 Starts programs, and ends them with everything they started.
 
-Whatever was started under lariat is gone when lariat says so, and it is gone when lariat itself dies, at whatever
-moment and by whatever signal. Every stop is graceful first, bounded in time, and proven: the kernel says that nothing
+Whatever was started under lariat is gone when lariat says so, and it is gone when lariat itself dies, at whatever \
+moment and by whatever signal. Every stop is graceful first, bounded in time, and proven: the kernel says that nothing \
 is left.";
 
 const AFTER_HELP: &str = "\

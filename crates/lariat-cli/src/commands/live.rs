@@ -15,26 +15,33 @@ use crate::exit_code::ExitCode;
 use crate::output::Failure;
 use crate::settings;
 
-/// Returns the project that the command was started in: the nearest directory upward with a state directory, or with a
-/// configuration.
+/// Returns the project that the command was started in: the nearest directory upward with a state directory or a
+/// configuration, whichever is nearer. A project inside another one is not the other one's.
 ///
 /// # Errors
 /// There is neither.
 pub(crate) fn project_root() -> Result<PathBuf, Failure> {
     let here = settings::working_directory()?;
     let has_state = |directory: &&Path| directory.join(STATE_DIR).is_dir();
-    if let Some(root) = here.ancestors().find(has_state) {
-        return Ok(root.to_owned());
-    }
-    let file = settings::config_file(None).map_err(|_| no_run(&here))?;
-    let file = here.join(file);
-    Ok(file.parent().map_or(here, Path::to_owned))
+    let state = here.ancestors().find(has_state).map(Path::to_owned);
+    let file = settings::config_file(None).ok().map(|file| here.join(file));
+    let configured = file.as_deref().and_then(Path::parent).map(Path::to_owned);
+    // Both are above us, so the longer path is the nearer one.
+    let nearest = [state, configured].into_iter().flatten().max_by_key(|root| root.components().count());
+    nearest.ok_or_else(|| no_run(&here))
 }
 
 /// Says that there is no run.
 pub(crate) fn no_run(root: &Path) -> Failure {
     Failure::new(ExitCode::NoRun, format!("no run of {} is alive", root.display()))
         .hint("`lariat up` starts one; `lariat logs` shows what the last one wrote")
+}
+
+/// Says that the supervisor is dead and its keepers are at work.
+fn finishing(root: &Path) -> Failure {
+    let message =
+        format!("the supervisor of {} is dead, and its keepers are ending the services", root.display());
+    Failure::new(ExitCode::NoRun, message).hint("`lariat down` waits for them and shows what they did")
 }
 
 /// Says that the last run crashed, and what became of its services.
@@ -57,6 +64,7 @@ pub(crate) fn connect() -> Result<(Client, LiveRun), Failure> {
     let Some(live) = recovery::find_live(&root).map_err(ledger_failure)? else {
         return Err(match recovery::peek(&root).map_err(ledger_failure)? {
             Some(report) => crashed(&report),
+            None if recovery::is_finishing(&root).map_err(ledger_failure)? => finishing(&root),
             None => no_run(&root),
         });
     };

@@ -4,6 +4,7 @@ use std::io::Write;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
+use lariat::ledger::index::RunIndex;
 use lariat::service::spec::StackSpec;
 use lariat::shutdown::found::why_in_words;
 use lariat::shutdown::report::Report;
@@ -14,7 +15,7 @@ use lariat_sys::files;
 use lariat_sys::poll::{PollFd, PollFlags, poll};
 
 use super::show::{duration, harmless, report};
-use super::up::Signals;
+use super::up::{Signals, user_dirs};
 use crate::exit_code::ExitCode;
 use crate::output::{Failure, Output};
 
@@ -98,7 +99,8 @@ pub(crate) fn end(
         let grace = if force { Duration::ZERO } else { crashed.grace().unwrap_or(GRACE) };
         crashed.end(grace, || signals.asks_to_end());
     }
-    crashed.close().map_err(ledger_failure)
+    let index = user_dirs().runs().map(|directory| RunIndex::at(&directory));
+    crashed.close(index.as_ref()).map_err(ledger_failure)
 }
 
 fn show(crashed: &Crashed, output: &mut Output) {

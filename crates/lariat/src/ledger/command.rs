@@ -5,7 +5,8 @@
 //! crash of both says where to look.
 
 use std::fs;
-use std::io;
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use lariat_sys::identity::{BootId, Identity};
@@ -107,7 +108,9 @@ impl CommandLedger {
             started_unix_ms: clock::unix_millis(),
         };
         let text = serde_json::to_string(&record).map_err(|cause| failed(io::Error::other(cause)))?;
-        fs::write(&self.path, text + "\n").map_err(failed)
+        let mut options = fs::OpenOptions::new();
+        let mut file = options.write(true).create_new(true).mode(0o600).open(&self.path).map_err(failed)?;
+        file.write_all((text + "\n").as_bytes()).map_err(failed)
     }
 
     /// Removes the record, if it is there. The directory stays.

@@ -104,7 +104,7 @@ pub enum DirProblem {
 fn advice(problem: &DirProblem) -> &'static str {
     match problem {
         DirProblem::NotADirectory => "move it away",
-        DirProblem::Owner { .. } => "run lariat as that user, or remove the directory as that user",
+        DirProblem::Owner { .. } => "run lariat as that user",
         DirProblem::Mode { .. } => "look at what is in it, then `chmod 700` it",
         DirProblem::System { .. } => "the project's directory has to be writable",
     }

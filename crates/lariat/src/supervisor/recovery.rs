@@ -16,6 +16,7 @@ use lariat_sys::identity::Identity;
 use lariat_sys::signal::Signal;
 
 use crate::event::Exit;
+use crate::ledger::index::RunIndex;
 use crate::ledger::journal::read_ends;
 use crate::ledger::lock::{self, LockWait, RunLock};
 use crate::ledger::record::{EndRecord, ExitRecord, RecordedState, RunId, RunRecord};
@@ -231,6 +232,18 @@ pub fn find_live(root: &Path) -> Result<Option<LiveRun>, LedgerError> {
     }
 }
 
+/// Says whether the supervisor of the project's run is dead and its keepers are still ending the services. Takes nothing,
+/// as [`find_live`].
+///
+/// # Errors
+/// As [`look`].
+pub fn is_finishing(root: &Path) -> Result<bool, LedgerError> {
+    match StateDir::open(root)? {
+        Some(state) if lock::is_held(&state)? => Ok(matches!(held(state)?, Past::Finishing(_))),
+        _ => Ok(false),
+    }
+}
+
 /// Somebody holds the lock.
 fn held(state: StateDir) -> Result<Past, LedgerError> {
     let record = match store::load(&state)? {
@@ -356,15 +369,24 @@ impl Crashed {
     /// Puts the report of the crashed run together: what its keepers did, what was ended now, what is left. Closes the
     /// ledger if nothing is.
     ///
+    /// Takes the run off the list of runs and removes its socket as well, as its supervisor would have done.
+    ///
     /// # Errors
     /// When the ledger cannot be written.
-    pub fn close(self) -> Result<Report, LedgerError> {
+    pub fn close(self, index: Option<&RunIndex>) -> Result<Report, LedgerError> {
         let mut report = self.report();
         let is_clean = report.left.is_empty() && !report.ports.iter().any(|port| port.is_ours);
         report.is_ledger_closed = is_clean;
         if let (Some(mut record), Some(lock)) = (self.record, &self.lock) {
             record.is_closed = is_clean;
             store::save(&self.state, lock, &record)?;
+            if is_clean {
+                // The run is closed in the ledger, which is what counts; these are only in nobody's way.
+                let _ = std::fs::remove_file(&record.socket);
+            }
+        }
+        if let (true, Some(index)) = (is_clean, index) {
+            let _ = index.remove(&self.clues.run);
         }
         Ok(report)
     }
