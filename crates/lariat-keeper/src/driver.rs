@@ -32,7 +32,9 @@ use crate::wire::{End, Named, Notice, Order, PACKET_MAX};
 const OUTBOX_MAX: usize = 64;
 /// How long the last word waits for a supervisor that does not read, or for a disk that does not write.
 const LAST_WORD_WITHIN: Duration = Duration::from_secs(1);
-/// Reaping may take this share of the time at most (one part in).
+/// A look at the children that takes no longer is followed by the next one at once.
+const REAP_UNPACED: Duration = Duration::from_micros(300);
+/// Longer ones may take this share of the time at most (one part in).
 const REAP_SHARE: u32 = 3;
 
 /// What a driver works with.
@@ -241,7 +243,9 @@ impl Driver {
             end = self.look_at_leader();
         }
         let is_changed = self.lineage.reap();
-        self.reap_earliest = Instant::now() + began.elapsed() * REAP_SHARE;
+        let took = began.elapsed();
+        let pause = if took > REAP_UNPACED { took * REAP_SHARE } else { Duration::ZERO };
+        self.reap_earliest = Instant::now() + pause;
         if is_changed && end.is_none() {
             end = self.handle(Event::Reaped);
         }

@@ -289,6 +289,7 @@ impl StopMachine {
         if self.phase == Phase::Over {
             return actions;
         }
+        let saw_nobody = matches!(event, StopEvent::Walked { members, .. } if members.iter().all(|m| m.life == Life::Zombie));
         match event {
             StopEvent::Woke => {}
             StopEvent::Changed => {
@@ -313,7 +314,11 @@ impl StopMachine {
         if now.instant >= self.grace_end && !self.is_killing() {
             self.begin_killing(now);
         }
-        self.walk_if_due(now, &mut actions);
+        // Whether nobody is the end is proven by whoever walked, who says [`StopEvent::Changed`] if it is not: another walk
+        // before that would only find nobody again.
+        if !saw_nobody || self.is_killing() {
+            self.walk_if_due(now, &mut actions);
+        }
         actions
     }
 

@@ -356,7 +356,7 @@ impl Driver<'_> {
                 signal if ASKS.contains(&signal) => Event::Ask {
                     signal,
                     is_typed: received.is_typed,
-                    is_ignored_by_leader: self.leader_ignores(signal),
+                    is_ignored_by_leader: received.is_typed && self.leader_ignores(signal),
                 },
                 signal => Event::Other(signal),
             };
