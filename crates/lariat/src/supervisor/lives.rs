@@ -10,6 +10,7 @@ use lariat_keeper::client::{Keeper, Received};
 use lariat_keeper::wire::{End, Named, Notice, Order};
 use lariat_sys::Errno;
 use lariat_sys::signal::Signal;
+use lariat_sys::spawn::SpawnStep;
 
 use super::driver::{Driver, Owner};
 use super::poller::{Interest, Key};
@@ -150,7 +151,7 @@ impl Driver {
                 self.note(place);
             }
             Notice::SpawnFailed { step, errno } => {
-                let reason = format!("could not {step}: {}", Errno::from_raw_os_error(errno));
+                let reason = self.why_not_spawned(place, step, errno);
                 let unit = &mut self.units[place];
                 unit.trouble = Some(reason.clone());
                 if let Some(life) = &mut unit.life {
@@ -184,6 +185,24 @@ impl Driver {
                 let event = machine::Event::KeeperEnded { exit: end.exit, is_empty: end.left == 0 };
                 self.tell(place, event);
             }
+        }
+    }
+
+    /// Says why a service could not be spawned, by the name of what was to be found or executed.
+    fn why_not_spawned(&self, place: Place, step: SpawnStep, errno: i32) -> String {
+        let spec = &self.spec.services[place];
+        let program = spec.command.argv().first().map(|word| word.to_string_lossy().into_owned());
+        match (step, Errno::from_raw_os_error(errno)) {
+            (SpawnStep::Exec, Errno::NOENT | Errno::NOTDIR) => {
+                format!("`{}`: command not found", program.unwrap_or_default())
+            }
+            (SpawnStep::Exec, errno) => {
+                format!("could not execute `{}`: {}", program.unwrap_or_default(), words(errno))
+            }
+            (SpawnStep::Directory, errno) => {
+                format!("could not enter the directory `{}`: {}", spec.dir.display(), words(errno))
+            }
+            (step, errno) => format!("could not {step}: {}", words(errno)),
         }
     }
 
@@ -339,4 +358,10 @@ impl Driver {
             (_, None) => "it did not start".into(),
         }
     }
+}
+
+/// The kernel's reason as people know it, without its number.
+fn words(errno: Errno) -> String {
+    let text = errno.to_string();
+    text.split(" (os error").next().unwrap_or_default().to_lowercase()
 }
