@@ -426,9 +426,20 @@ impl Driver<'_> {
         let _ = signal::stop_self_if(signal, || self.leader_is_stopped());
     }
 
+    /// Returns who the command must be when its keeper died before it could say so: a keeper's first child is the leader,
+    /// whose zombie it keeps, and the kernel hands children on in their order.
+    fn eldest_orphan(&self) -> Option<Identity> {
+        let mut children = Vec::new();
+        // Without a list nobody counts as told, and the leader hears of the stop twice.
+        let _ = tree::children(process::pid(), &mut children);
+        let eldest = children.into_iter().find(|pid| !self.strangers.contains(pid))?;
+        Identity::of(eldest).ok().flatten()
+    }
+
     fn adopt(&mut self, grace: Duration) {
-        let told = self.leader.filter(|leader| was_told_by_death(*leader));
-        let lineage = Lineage::of_orphans(self.leader, self.strangers.clone());
+        let leader = self.leader.or_else(|| self.eldest_orphan());
+        let told = leader.filter(|leader| was_told_by_death(*leader));
+        let lineage = Lineage::of_orphans(leader, self.strangers.clone());
         self.adoption = Some(Adoption::new(lineage, StopPlan { grace, ..self.stop }, told));
     }
 }
