@@ -254,3 +254,58 @@ fn the_lock_says_whether_a_lariat_process_of_the_run_is_alive() {
     arena.wait_until_empty(PATIENCE);
     arena.finish();
 }
+
+/// `down` in a project that was never started once stopped the stack of the directory around it.
+#[test]
+fn a_project_inside_another_ones_directory_is_its_own() {
+    let arena = Arena::new();
+    let (outer, facts) = project(&arena, "project", "alone", "");
+    let (inner, _) = project(&arena, "project/inside", "alone", "");
+    let up = outer.up(&arena);
+    facts.wait_for("ready");
+    for verb in ["ps", "down"] {
+        inner.run(&arena, &[verb]).expect(6);
+    }
+    assert!(up.is_alive(), "the outer stack was stopped from the inner project");
+    outer.run(&arena, &["down"]).expect(0);
+    up.wait().expect(0);
+    arena.finish();
+}
+
+/// A run whose supervisor was killed, once it is closed, is off the list of runs, and its socket is gone.
+#[test]
+fn a_run_that_is_closed_after_a_crash_leaves_no_entry_and_no_socket() {
+    let arena = Arena::new();
+    let (stack, facts) = project(&arena, "project", "alone", "");
+    let up = stack.up(&arena);
+    facts.wait_for("ready");
+    up.signal(libc::SIGKILL);
+    arena.wait_until_empty(PATIENCE);
+    stack.run(&arena, &["down"]).expect(0);
+    for (variable, below) in [("XDG_RUNTIME_DIR", "lariat"), ("XDG_STATE_HOME", "lariat/runs")] {
+        let home = arena.environment().into_iter().find(|(name, _)| name == variable);
+        let directory = std::path::PathBuf::from(home.expect("the arena sets it").1).join(below);
+        let names = std::fs::read_dir(&directory).expect("the run made it").flatten();
+        let left: Vec<_> = names.map(|name| name.path()).collect();
+        assert!(left.is_empty(), "{left:?}");
+    }
+    arena.finish();
+}
+
+/// While keepers end what a killed supervisor left, `ps` says that, and not that nothing is there.
+#[test]
+fn ps_beside_keepers_at_work_does_not_deny_them() {
+    let arena = Arena::new();
+    let facts = arena.facts("f");
+    let toml = service("server", "alone", &facts, "--manner stubborn", "stop = { grace = '3s' }");
+    let stack = Stack::new(&arena, LARIAT, "project", &toml);
+    let up = stack.up(&arena);
+    facts.wait_for("ready");
+    up.signal(libc::SIGKILL);
+    up.wait();
+    let said = stack.run(&arena, &["ps"]).expect(6).err();
+    assert!(said.contains("its keepers are ending the services"), "{said}");
+    arena.wait_until_empty(PATIENCE);
+    stack.run(&arena, &["down"]).expect(0);
+    arena.finish();
+}
