@@ -9,6 +9,51 @@ use lariat_config::{Diagnostic, Loaded};
 use crate::exit_code::ExitCode;
 use crate::output::Failure;
 
+/// The boundary that services and commands get besides the one by descent.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Boundary {
+    /// None.
+    Lineage,
+    /// A cgroup where one can be had.
+    Any {
+        /// The directory that the user names for it.
+        given: Option<PathBuf>,
+    },
+    /// A cgroup, or nothing is started.
+    Cgroup {
+        /// The directory that the user names for it.
+        given: Option<PathBuf>,
+    },
+}
+
+impl Default for Boundary {
+    fn default() -> Self {
+        Self::Any { given: None }
+    }
+}
+
+/// Returns the boundary that the environment asks for: `LARIAT_CONTAINMENT` and `LARIAT_CGROUP`.
+///
+/// # Errors
+/// `LARIAT_CONTAINMENT` is no containment, or `LARIAT_CGROUP` no absolute path.
+pub(crate) fn boundary() -> Result<Boundary, Failure> {
+    let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
+    let given = set("LARIAT_CGROUP").map(PathBuf::from);
+    if given.as_ref().is_some_and(|path| !path.is_absolute()) {
+        return Err(Failure::new(ExitCode::Usage, "LARIAT_CGROUP is not an absolute path"));
+    }
+    match set("LARIAT_CONTAINMENT").as_deref().map(std::ffi::OsStr::as_encoded_bytes) {
+        None | Some(b"auto") => Ok(Boundary::Any { given }),
+        Some(b"lineage") => Ok(Boundary::Lineage),
+        Some(b"cgroup") => Ok(Boundary::Cgroup { given }),
+        Some(other) => {
+            let other = String::from_utf8_lossy(other);
+            Err(Failure::new(ExitCode::Usage, format!("LARIAT_CONTAINMENT is `{other}`"))
+                .hint("it can be `auto`, `lineage` or `cgroup`"))
+        }
+    }
+}
+
 /// Returns the directory that the command was started in.
 ///
 /// # Errors

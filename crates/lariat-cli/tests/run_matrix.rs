@@ -6,6 +6,7 @@
 
 use std::time::Duration;
 
+use lariat_testkit::boundary::Boundary;
 use lariat_testkit::{Arena, Command, Facts, PATIENCE, Pty, Running, census, fixture, subject, wait_until};
 
 /// What ends the run.
@@ -121,6 +122,8 @@ fn run_one(shape: &Shape, manner: Manner, end: End) {
     let what = format!("{:?} {manner:?} {end:?}: {ending:?}, {:?}", shape.args, facts.names());
     let leaks = arena.check();
     assert!(leaks.is_empty(), "{what}: {leaks}");
+    let directories = arena.boundary().map(Boundary::inner).unwrap_or_default();
+    assert!(directories.is_empty(), "{what}: {directories:?} were left");
     check_ending(manner, end, shape, &ending, &what);
     if manner == Manner::Graceful {
         check_grace(shape, end, is_taken_along, &facts, &what);

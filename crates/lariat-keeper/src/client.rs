@@ -34,6 +34,8 @@ pub struct KeeperSpec<'a> {
     pub index: Option<BorrowedFd<'a>>,
     /// The file of end records, opened for appending.
     pub ends: Option<BorrowedFd<'a>>,
+    /// The cgroup directory that the service is to be born in, made for this start alone.
+    pub cgroup: Option<BorrowedFd<'a>>,
 }
 
 /// A keeper at the other end of a socket.
@@ -109,6 +111,7 @@ impl Keeper {
             (spec.store, slot::STORE),
             (spec.index, slot::INDEX),
             (spec.ends, slot::ENDS),
+            (spec.cgroup, slot::CGROUP),
         ];
         for (fd, slot) in optional {
             if let Some(fd) = fd {

@@ -12,6 +12,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::time::{Duration, Instant};
 
+use lariat_sys::cgroup::Cgroup;
 use lariat_sys::identity::{self, Identity};
 use lariat_sys::pidfd::PidFd;
 use lariat_sys::poll::{self, PollFd, PollFlags};
@@ -20,6 +21,7 @@ use lariat_sys::signal::{Signal, SignalFd, SignalSet};
 use lariat_sys::{Errno, sockets};
 
 use crate::contain::Containment;
+use crate::contain::cgroup::Bounded;
 use crate::contain::lineage::Lineage;
 use crate::last_words::LastWords;
 use crate::machine::{Action, Event, Machine};
@@ -52,6 +54,8 @@ pub struct Parts {
     pub ends: Option<OwnedFd>,
     /// Removed when nobody is left and the supervisor is gone.
     pub record: Option<CString>,
+    /// The directory that the leader was born in.
+    pub cgroup: Option<Cgroup>,
     /// The service's label in the end record.
     pub label: String,
     /// The run's id in the end record.
@@ -63,7 +67,7 @@ pub struct Parts {
 pub struct Driver {
     parts: Parts,
     machine: Machine,
-    lineage: Lineage,
+    members: Bounded<Lineage>,
     leader: Identity,
     stop_signal: Signal,
     leader_exit: Option<Exit>,
@@ -81,11 +85,12 @@ pub struct Driver {
 impl Driver {
     /// Takes over a leader that was just spawned by this process.
     #[must_use]
-    pub fn new(parts: Parts, machine: Machine, leader: Identity, stop_signal: Signal) -> Self {
+    pub fn new(mut parts: Parts, machine: Machine, leader: Identity, stop_signal: Signal) -> Self {
+        let groups = parts.cgroup.take().into_iter().collect();
         Self {
             parts,
             machine,
-            lineage: Lineage::new(leader),
+            members: Bounded::new(Lineage::new(leader), groups),
             leader,
             stop_signal,
             leader_exit: None,
@@ -173,13 +178,17 @@ impl Driver {
             let more = match action {
                 Action::Walk { examine } => {
                     let examine = examine.then_some(self.stop_signal);
-                    walk(&mut self.machine, &mut self.lineage, examine, &mut members)
+                    walk(&mut self.machine, &mut self.members, examine, &mut members)
                 }
                 Action::Signal { member, signal } => {
-                    send(&mut self.machine, &mut self.lineage, member, signal)
+                    send(&mut self.machine, &mut self.members, member, signal)
+                }
+                Action::KillAll => {
+                    self.members.kill_all();
+                    Vec::new()
                 }
                 Action::KillGroup { group } => {
-                    self.lineage.kill_group(group);
+                    self.members.kill_group(group);
                     Vec::new()
                 }
                 Action::Tell(notice) => {
@@ -242,7 +251,7 @@ impl Driver {
         if self.leader_exit.is_none() {
             end = self.look_at_leader();
         }
-        let is_changed = self.lineage.reap();
+        let is_changed = self.members.reap();
         let took = began.elapsed();
         let pause = if took > REAP_UNPACED { took * REAP_SHARE } else { Duration::ZERO };
         self.reap_earliest = Instant::now() + pause;
@@ -258,9 +267,9 @@ impl Driver {
     /// Sees that nobody is left without walking: no child but the leader's zombie means no living descendant.
     fn look_for_the_end(&mut self) -> Option<End> {
         if self.is_leader_reaped {
-            return if self.lineage.is_empty() { self.handle(Event::Empty) } else { None };
+            return if self.members.is_empty() { self.handle(Event::Empty) } else { None };
         }
-        let is_last = self.leader_exit.is_some() && self.lineage.is_without_orphans();
+        let is_last = self.leader_exit.is_some() && self.members.inner().is_without_orphans();
         if is_last { self.handle(Event::Walked { members: &[], took: Duration::ZERO }) } else { None }
     }
 
@@ -285,16 +294,16 @@ impl Driver {
     }
 
     fn reap_all(&mut self) -> Vec<Action> {
-        self.lineage.reap();
+        self.members.reap();
         if self.leader_exit.is_some() && !self.is_leader_reaped {
             if let Ok(Some((_, usage))) = reap::reap(self.leader.pid) {
                 self.usage = usage;
             }
             // From here on its number may belong to somebody else, even to one of its own descendants.
             self.is_leader_reaped = true;
-            self.lineage.forget_leader();
+            self.members.inner().forget_leader();
         }
-        let event = if self.lineage.is_empty() { Event::Empty } else { Event::Reaped };
+        let event = if self.members.is_empty() { Event::Empty } else { Event::Reaped };
         self.machine.step(now(), event)
     }
 
@@ -322,6 +331,9 @@ impl Driver {
     /// Says the last word and stores the last output.
     fn leave(mut self, end: End) -> End {
         let mut end = End { usage: self.usage, exit: end.exit.or(self.leader_exit), ..end };
+        if end.left == 0 {
+            self.members.remove();
+        }
         if let Some(last_words) = self.last_words.take() {
             // A disk that does not answer by then: nobody knows what will become of the rest.
             end.dropped_bytes = last_words.finish(Instant::now() + LAST_WORD_WITHIN).unwrap_or(0);

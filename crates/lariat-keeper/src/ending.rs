@@ -95,6 +95,10 @@ impl<C: Containment> Ending<C> {
                     let event = if self.containment.is_empty() { Event::Empty } else { Event::Reaped };
                     self.machine.step(now(), event)
                 }
+                Action::KillAll => {
+                    self.containment.kill_all();
+                    Vec::new()
+                }
                 Action::KillGroup { group } => {
                     self.containment.kill_group(group);
                     Vec::new()

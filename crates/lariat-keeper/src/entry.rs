@@ -8,18 +8,20 @@ use std::fs::File;
 use std::io::Read;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
+use lariat_sys::cgroup::Cgroup;
 use lariat_sys::identity::Identity;
 use lariat_sys::pidfd::PidFd;
 use lariat_sys::signal::{Signal, SignalFd};
 use lariat_sys::spawn::{self, Program, SpawnError, SpawnOptions, SpawnStep, inherit};
 use lariat_sys::{files, process, sockets};
 
-use crate::KEEPER_ARG0;
 use crate::contain::lineage::KEEPER_COMM;
+use crate::contain::{cgroup, choose};
 use crate::driver::{Driver, Parts, catch_children};
 use crate::machine::Machine;
 use crate::store::{Drain, Output, Stage};
 use crate::wire::{Notice, Plan};
+use crate::{KEEPER_ARG0, PROBE_ARG0};
 
 /// The descriptors of a keeper that was started by exec. From [`LOCK`](slot::LOCK) on each is optional, and absent when
 /// its number is closed.
@@ -46,6 +48,8 @@ pub mod slot {
     pub const INDEX: RawFd = 11;
     /// The file of end records.
     pub const ENDS: RawFd = 12;
+    /// The cgroup directory that the leader is to be born in.
+    pub const CGROUP: RawFd = 13;
 }
 
 /// What a keeper holds besides its plan.
@@ -61,9 +65,18 @@ pub struct Holdings {
     pub index: Option<OwnedFd>,
     /// Where the end record goes.
     pub ends: Option<OwnedFd>,
+    /// The directory that the leader is to be born in; the keeper removes it once it is empty.
+    pub cgroup: Option<Cgroup>,
 }
 
 impl Holdings {
+    /// Gives up the directory, in which nobody is.
+    fn leave_cgroup(&mut self) {
+        if let Some(group) = self.cgroup.take() {
+            cgroup::remove(&group);
+        }
+    }
+
     /// Closes what was inherited for the leader's sake: it has its own copies now, and nobody may wait for us to close
     /// ours. Where the kernel cannot, such a reader waits until the keeper is done.
     fn keep_only(&self, control: &OwnedFd, signals: &SignalFd) {
@@ -71,6 +84,7 @@ impl Holdings {
         keep.extend(
             [&self.lock, &self.store, &self.index, &self.ends].into_iter().flatten().map(AsFd::as_fd),
         );
+        keep.extend(self.cgroup.as_ref().map(AsFd::as_fd));
         if let Some(Output { read, write, stage }) = &self.output {
             keep.extend([read.as_fd(), write.as_fd(), stage.read.as_fd(), stage.write.as_fd()]);
         }
@@ -81,8 +95,10 @@ impl Holdings {
 /// Becomes a keeper and never returns, if the process was started as one; otherwise returns at once. Call it first in
 /// `main`, after [`process::remember_argv`] and before anything opens a descriptor or starts a thread.
 pub fn entry() {
-    if process::first_argument() != Some(KEEPER_ARG0.as_bytes()) {
-        return;
+    match process::first_argument() {
+        Some(name) if name == KEEPER_ARG0.as_bytes() => {}
+        Some(name) if name == PROBE_ARG0.as_bytes() => choose::wait_to_be_killed(),
+        _ => return,
     }
     let code = match take_over() {
         Some((plan, control, holdings)) => hold(plan, control, holdings, process::forget_startup_pages),
@@ -103,6 +119,8 @@ fn take_over() -> Option<(Plan, OwnedFd, Holdings)> {
         store: inherit(slot::STORE),
         index: inherit(slot::INDEX),
         ends: inherit(slot::ENDS),
+        // What is no cgroup is no boundary; descent holds without one.
+        cgroup: inherit(slot::CGROUP).and_then(|directory| cgroup::take(directory).ok()),
     };
     Some((plan, control, holdings))
 }
@@ -120,10 +138,11 @@ pub fn become_keeper(plan: Plan, control: OwnedFd, holdings: Holdings) -> u8 {
     hold(plan, control, holdings, || {})
 }
 
-fn hold(plan: Plan, control: OwnedFd, holdings: Holdings, before_the_wait: impl FnOnce()) -> u8 {
+fn hold(plan: Plan, control: OwnedFd, mut holdings: Holdings, before_the_wait: impl FnOnce()) -> u8 {
     let _ = files::set_nonblocking(&control, true);
-    match start(&plan, &holdings) {
+    match start(&plan, &mut holdings) {
         Err(SpawnError { step, errno }) => {
+            holdings.leave_cgroup();
             let notice = Notice::SpawnFailed { step, errno: errno.raw_os_error() };
             // A supervisor that is gone needs no answer.
             let _ = sockets::send(&control, &notice.encode());
@@ -131,7 +150,7 @@ fn hold(plan: Plan, control: OwnedFd, holdings: Holdings, before_the_wait: impl 
         }
         Ok((leader, signals)) => {
             holdings.keep_only(&control, &signals);
-            let Holdings { lock, output, store, index, ends } = holdings;
+            let Holdings { lock, output, store, index, ends, cgroup } = holdings;
             let drain = match (output, store) {
                 // The write end is the leader's alone from here on.
                 (Some(Output { read, stage, .. }), Some(store)) => Drain::new(read, stage, store, index).ok(),
@@ -140,7 +159,7 @@ fn hold(plan: Plan, control: OwnedFd, holdings: Holdings, before_the_wait: impl 
             settle(&plan.label);
             let supervisor = PidFd::open(plan.supervisor).ok();
             let (label, run, record) = (plan.label, plan.run, plan.record);
-            let parts = Parts { control, supervisor, signals, drain, ends, record, label, run };
+            let parts = Parts { control, supervisor, signals, drain, ends, record, cgroup, label, run };
             let machine = Machine::new(plan.stop, plan.is_daemon, leader);
             let end = Driver::new(parts, machine, leader, plan.stop.signal).run(before_the_wait);
             // The lock is let go of by our exit, after the last word.
@@ -150,7 +169,7 @@ fn hold(plan: Plan, control: OwnedFd, holdings: Holdings, before_the_wait: impl 
     }
 }
 
-fn start(plan: &Plan, holdings: &Holdings) -> Result<(Identity, SignalFd), SpawnError> {
+fn start(plan: &Plan, holdings: &mut Holdings) -> Result<(Identity, SignalFd), SpawnError> {
     let prepare = |errno| SpawnError { step: SpawnStep::Prepare, errno };
     if plan.has_session {
         // The leader makes a session of its own, so nothing binds us to the caller's: out of it before the leader can
@@ -183,8 +202,20 @@ fn start(plan: &Plan, holdings: &Holdings) -> Result<(Identity, SignalFd), Spawn
         options.fds.push((output.write.as_raw_fd(), 1));
         options.fds.push((output.write.as_raw_fd(), 2));
     }
-    let child = spawn::spawn(&program, &options)?;
-    Ok((child.identity, signals))
+    let entrance = holdings.cgroup.as_ref().and_then(|cgroup| cgroup.entrance().ok());
+    options.cgroup = entrance.as_ref().map(AsRawFd::as_raw_fd);
+    let spawned = match spawn::spawn(&program, &options) {
+        // A directory that may be made and not be entered: the hierarchy above it belongs to somebody else.
+        Err(SpawnError { step: SpawnStep::Cgroup, .. }) => {
+            options.cgroup = None;
+            spawn::spawn(&program, &options)
+        }
+        spawned => spawned,
+    };
+    if options.cgroup.is_none() {
+        holdings.leave_cgroup();
+    }
+    Ok((spawned?.identity, signals))
 }
 
 /// Leaves the session, the name and the streams that were only there for the leader.

@@ -29,3 +29,5 @@ pub mod wire;
 
 /// The first argument that makes the executable a keeper.
 pub const KEEPER_ARG0: &str = "lariat-keeper";
+/// The first argument that makes it a process that only waits to be killed, for [`contain::choose`].
+pub const PROBE_ARG0: &str = "lariat-probe";

@@ -77,6 +77,8 @@ pub enum Action {
         /// What.
         signal: Signal,
     },
+    /// Kill everybody at once, where the containment can.
+    KillAll,
     /// Kill the process group with this number, if it is one of members only.
     KillGroup {
         /// Its number.
@@ -294,6 +296,7 @@ impl Machine {
             match action {
                 StopAction::Walk { examine } => actions.push(Action::Walk { examine }),
                 StopAction::Signal { member, signal } => actions.push(Action::Signal { member, signal }),
+                StopAction::KillAll => actions.push(Action::KillAll),
                 StopAction::KillGroup { group } => actions.push(Action::KillGroup { group }),
                 StopAction::GiveUp => {
                     self.has_given_up = true;

@@ -168,6 +168,8 @@ pub enum StopAction {
         /// What.
         signal: Signal,
     },
+    /// Kill everybody at once, where the containment can.
+    KillAll,
     /// Kill the process group with this number, if it is one of members only.
     KillGroup {
         /// Its number.
@@ -492,6 +494,9 @@ impl StopMachine {
         // group.
         let is_new = |m: &&Member| !self.killed.contains_key(&m.identity);
         let groups: HashSet<i32> = members.iter().filter(is_new).map(|m| m.pgrp).collect();
+        if !groups.is_empty() {
+            actions.push(StopAction::KillAll);
+        }
         actions.extend(groups.into_iter().map(|group| StopAction::KillGroup { group }));
         for member in members.iter().filter(|m| m.life != Life::Zombie) {
             let (attempts, again_at) = self.killed.entry(member.identity).or_insert((0, now.instant));

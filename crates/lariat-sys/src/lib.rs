@@ -41,6 +41,7 @@
 //! - Every descriptor made here is close-on-exec.
 //! - The hazards named in comments (`HAZARD(name)`) are described in `HAZARDS.md` at the root of the repository.
 
+pub mod cgroup;
 pub mod files;
 pub mod identity;
 pub mod pidfd;

@@ -322,12 +322,25 @@ fn numbers_in_dir(path: &CStr, out: &mut Vec<i32>) -> Result<()> {
 }
 
 /// Reads a whole file of a process, up to [`TEXT_MAX`]; `None` if the process is gone.
-fn read_text(path: &ProcPath) -> Result<Option<Vec<u8>>> {
-    let Some(file) = open(path.as_c_str())? else { return Ok(None) };
+pub(crate) fn read_text(path: &ProcPath) -> Result<Option<Vec<u8>>> {
+    match open(path.as_c_str())? {
+        Some(file) => read_to_end(&file),
+        None => Ok(None),
+    }
+}
+
+/// Reads a whole file, up to [`TEXT_MAX`].
+pub(crate) fn read_whole(path: &CStr) -> Result<Vec<u8>> {
+    let file = open(path)?.ok_or(Errno::NOENT)?;
+    read_to_end(&file)?.ok_or(Errno::NOENT)
+}
+
+/// Reads what an open file still holds, up to [`TEXT_MAX`]; `None` if what it is about is gone.
+pub(crate) fn read_to_end(file: &OwnedFd) -> Result<Option<Vec<u8>>> {
     let mut text = vec![0; 4096];
     let mut length = 0;
     loop {
-        match read_some(&file, text.get_mut(length..).unwrap_or_default())? {
+        match read_some(file, text.get_mut(length..).unwrap_or_default())? {
             None => return Ok(None),
             Some(0) => break,
             Some(more) => length += more,

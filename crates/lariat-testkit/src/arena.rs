@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
+use crate::boundary::Boundary;
 use crate::census::{self, Seen};
 use crate::command::Command;
 use crate::facts::Facts;
@@ -38,6 +39,8 @@ pub struct Arena {
     token: String,
     ports: Vec<Port>,
     captures: Cell<usize>,
+    containment: Containment,
+    boundary: Option<Boundary>,
     is_finished: bool,
     _alone: MutexGuard<'static, ()>,
 }
@@ -83,13 +86,57 @@ impl Default for Arena {
     }
 }
 
+/// The containment that lariat is asked for in an arena.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Containment {
+    /// What lariat finds best.
+    Auto,
+    /// By descent alone.
+    Lineage,
+    /// By cgroup, or not at all.
+    Cgroup,
+}
+
+impl Containment {
+    /// Returns what `LARIAT_TEST_CONTAINMENT` asks for, so that the same tests can run under each.
+    ///
+    /// # Panics
+    /// When it is no containment.
+    #[must_use]
+    pub fn wanted() -> Self {
+        match std::env::var("LARIAT_TEST_CONTAINMENT").as_deref() {
+            Err(_) | Ok("" | "auto") => Self::Auto,
+            Ok("lineage") => Self::Lineage,
+            Ok("cgroup") => Self::Cgroup,
+            Ok(other) => panic!("LARIAT_TEST_CONTAINMENT is {other:?}"),
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Lineage => "lineage",
+            Self::Cgroup => "cgroup",
+        }
+    }
+}
+
 impl Arena {
+    /// Opens an arena in which lariat contains as [`Containment::wanted`] says. See [`Arena::with`].
+    ///
+    /// # Panics
+    /// As [`Arena::with`].
+    #[must_use]
+    pub fn new() -> Self {
+        Self::with(Containment::wanted())
+    }
+
     /// Opens an arena. This process becomes a child subreaper, so that nothing started in it can get away.
     ///
     /// # Panics
     /// When there is no temporary directory, or the kernel knows no subreapers.
     #[must_use]
-    pub fn new() -> Self {
+    pub fn with(containment: Containment) -> Self {
         let alone = ONLY_ONE.lock().unwrap_or_else(PoisonError::into_inner);
         set_subreaper(true);
         let dir =
@@ -103,13 +150,30 @@ impl Arena {
             fs::set_permissions(&path, fs::Permissions::from_mode(mode)).expect("the directory is ours");
         }
         let token = format!("{TOKEN}={}", dir.path().display());
-        Self { dir, token, ports: Vec::new(), captures: Cell::new(0), is_finished: false, _alone: alone }
+        let name = dir.path().file_name().and_then(OsStr::to_str).unwrap_or("lt").to_owned();
+        let boundary = if containment == Containment::Lineage { None } else { Boundary::new(&name) };
+        Self {
+            dir,
+            token,
+            ports: Vec::new(),
+            captures: Cell::new(0),
+            containment,
+            boundary,
+            is_finished: false,
+            _alone: alone,
+        }
     }
 
     /// Returns the arena's directory.
     #[must_use]
     pub fn dir(&self) -> &Path {
         self.dir.path()
+    }
+
+    /// Returns the arena's cgroup, in which lariat makes those of its services; `None` where the tests may have none.
+    #[must_use]
+    pub fn boundary(&self) -> Option<&Boundary> {
+        self.boundary.as_ref()
     }
 
     /// Returns the directory in which programs start: empty, on the arena's temporary file system.
@@ -182,8 +246,18 @@ impl Arena {
             ("XDG_CONFIG_HOME", dir.join("home/.config")),
             ("XDG_CACHE_HOME", dir.join("home/.cache")),
         ];
-        let texts = [("PATH", needs::SEARCH), ("LANG", "C.UTF-8"), ("TERM", "xterm"), (TOKEN, value)];
-        let places = places.into_iter().map(|(name, path)| (OsString::from(name), path.into_os_string()));
+        let texts = [
+            ("PATH", needs::SEARCH),
+            ("LANG", "C.UTF-8"),
+            ("TERM", "xterm"),
+            ("LARIAT_CONTAINMENT", self.containment.name()),
+            (TOKEN, value),
+        ];
+        let boundary = self.boundary.as_ref().map(|boundary| ("LARIAT_CGROUP", boundary.path().to_owned()));
+        let places = places
+            .into_iter()
+            .chain(boundary)
+            .map(|(name, path)| (OsString::from(name), path.into_os_string()));
         places.chain(texts.map(|(name, text)| (name.into(), text.into()))).collect()
     }
 

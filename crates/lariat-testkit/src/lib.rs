@@ -21,6 +21,7 @@
 //! ```
 
 pub mod arena;
+pub mod boundary;
 pub mod census;
 pub mod command;
 pub mod facts;
@@ -33,7 +34,7 @@ pub mod reaper;
 pub mod subject;
 pub mod wait;
 
-pub use arena::{Arena, is_root};
+pub use arena::{Arena, Containment, is_root};
 pub use command::{Command, Ending, Running};
 pub use facts::Facts;
 pub use project::Stack;

@@ -17,6 +17,7 @@
 
 pub mod api;
 pub mod clock;
+pub mod containment;
 pub mod event;
 pub mod ledger;
 pub mod logs;

@@ -27,6 +27,7 @@ const MODULES: &[(&str, u8)] = &[
     ("error", 0),
     ("event", 0),
     ("process", 0),
+    ("containment", 1),
     ("ports", 1),
     ("ledger", 1),
     ("logs", 1),

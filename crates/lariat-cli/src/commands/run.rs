@@ -13,6 +13,7 @@ use crate::args::run::RunArgs;
 use crate::exit_code::ExitCode;
 use crate::output::{Failure, Output};
 use crate::run::{self, Ended, Ending, RunError, RunOptions};
+use crate::settings;
 
 /// Runs the command and never returns: the way it ends may be a signal.
 pub(crate) fn run(args: &RunArgs) -> ! {
@@ -24,6 +25,10 @@ pub(crate) fn run(args: &RunArgs) -> ! {
     options.dies_with_parent = args.die_with_parent || args.lifeline;
     let around = std::env::var(RUN_VARIABLE).ok().and_then(|run| RunId::try_from(run).ok());
     options.ledger = CommandLedger::choose(&user_dirs(), around).ok();
+    options.boundary = match settings::boundary() {
+        Ok(boundary) => boundary,
+        Err(failure) => process::exit_now(fail(Failure { code: ExitCode::RunTrouble, ..failure })),
+    };
     let code = match run::run(&options) {
         Ok(ended) => {
             report_left(&ended);

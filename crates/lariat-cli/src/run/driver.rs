@@ -6,13 +6,17 @@ use std::os::unix::ffi::OsStrExt;
 use std::time::{Duration, Instant};
 
 use lariat::ledger::command::{Cast, CommandLedger};
+use lariat::ledger::record::RunId;
 use lariat::process::RUN_VARIABLE;
 use lariat_keeper::client::{Keeper, Received};
+use lariat_keeper::contain::cgroup::{self, Bounded};
+use lariat_keeper::contain::choose;
 use lariat_keeper::contain::lineage::Lineage;
 use lariat_keeper::ending::{Ending as Adoption, was_told_by_death};
 use lariat_keeper::entry::{Holdings, become_keeper};
 use lariat_keeper::stop::StopPlan;
 use lariat_keeper::wire::{Named, Notice, Order, Plan};
+use lariat_sys::cgroup::Cgroup;
 use lariat_sys::identity::Identity;
 use lariat_sys::poll::{self, PollFd, PollFlags};
 use lariat_sys::signal::{self, Signal, SignalFd, SignalSet};
@@ -22,6 +26,7 @@ use lariat_sys::{Errno, files, process, procfs, reap, sockets, spawn, tree};
 use super::machine::{Action, Ending, Event, Machine};
 use super::ties::{Cut, Ties, take_stdin};
 use super::{Ended, RunError, RunOptions, c_string};
+use crate::settings::Boundary;
 
 /// Signals that ask to end.
 const ASKS: [Signal; 4] = [Signal::INT, Signal::TERM, Signal::HUP, Signal::QUIT];
@@ -59,12 +64,13 @@ pub(crate) fn run(options: &RunOptions) -> Result<Ended, RunError> {
     let signals = SignalFd::new(heard()).map_err(own("hear signals"))?;
     let (ours, theirs) = sockets::seqpacket_pair().map_err(own("make a socket pair"))?;
     let plan = plan(options, &before, ties.terminal.is_some(), me);
+    let group = cgroup(options, &plan.label).map_err(own("make a cgroup for the command"))?;
     let (stop, shares_group) = (plan.stop, !plan.has_session);
     let forked = spawn::fork_alone().map_err(own("fork the keeper"))?;
     let Some(child) = forked else {
         // The keeper. What it does not need must not outlive us in it.
         drop((ours, signals, ties));
-        process::exit_now(become_keeper(plan, theirs, Holdings::default()));
+        process::exit_now(become_keeper(plan, theirs, Holdings { cgroup: group, ..Holdings::default() }));
     };
     drop(theirs);
     files::set_nonblocking(&ours, true).map_err(own("prepare the socket"))?;
@@ -85,6 +91,7 @@ pub(crate) fn run(options: &RunOptions) -> Result<Ended, RunError> {
         began: Instant::now(),
         leader: None,
         adoption: None,
+        group,
         options,
         keeps_record: false,
         left: Vec::new(),
@@ -136,6 +143,26 @@ fn plan(options: &RunOptions, before: &Before, has_terminal: bool, me: Identity)
     }
 }
 
+/// Makes the directory that the command is to be born in; `None` where that is not possible and not demanded.
+fn cgroup(options: &RunOptions, label: &str) -> lariat_sys::Result<Option<Cgroup>> {
+    let base = match &options.boundary {
+        Boundary::Lineage => return Ok(None),
+        Boundary::Any { given } | Boundary::Cgroup { given } => given.clone().map_or_else(choose::own, Ok),
+    };
+    let made = base.map_err(|_| Errno::NOENT).and_then(|base| {
+        // Without a record the run has no id, and the directory needs a name all the same.
+        let run = match &options.ledger {
+            Some(ledger) => ledger.run().clone(),
+            None => RunId::new_random()?,
+        };
+        cgroup::create(&base, run.as_str(), label)
+    });
+    match (made, &options.boundary) {
+        (Err(errno), Boundary::Cgroup { .. }) => Err(errno),
+        (made, _) => Ok(made.ok()),
+    }
+}
+
 /// The environment that lariat was started with, and the mark of the run.
 fn environment(ledger: Option<&CommandLedger>) -> Vec<std::ffi::CString> {
     let pair = |(name, value): (OsString, OsString)| {
@@ -165,7 +192,9 @@ struct Driver<'a> {
     shares_group: bool,
     began: Instant,
     leader: Option<Identity>,
-    adoption: Option<Adoption<Lineage>>,
+    adoption: Option<Adoption<Bounded<Lineage>>>,
+    /// The command's directory, which the keeper removes; ours to end and remove when that one is dead.
+    group: Option<Cgroup>,
     left: Vec<Named>,
 }
 
@@ -214,6 +243,7 @@ impl Driver<'_> {
             keep.extend([keeper.as_fd(), keeper.pidfd().as_fd()]);
         }
         keep.extend(self.ties.descriptors());
+        keep.extend(self.group.as_ref().map(AsFd::as_fd));
         let _ = files::close_all_but(&keep);
         if let Ok(null) = files::dev_null() {
             for stream in 0..=1 {
@@ -251,7 +281,19 @@ impl Driver<'_> {
         {
             return Some(outcome);
         }
-        self.adoption.as_mut().and_then(Adoption::turn).map(|end| Ok(orphaned(end.left)))
+        let end = self.adoption.as_mut().and_then(Adoption::turn)?;
+        Some(self.orphans_ended(end.left))
+    }
+
+    /// Those whom a dead keeper left are ended, as far as that can be.
+    fn orphans_ended(&mut self, left: u32) -> Outcome {
+        if left > 0 {
+            return Ok(Ending::Left(left));
+        }
+        if let Some(adoption) = &mut self.adoption {
+            adoption.containment().remove();
+        }
+        Ok(Ending::Code(125))
     }
 
     /// Nothing is decided about a signal before it is known who the command is: whether it ignores it counts. But a
@@ -395,7 +437,7 @@ impl Driver<'_> {
                     (Some(keeper), _) => drop(keeper.order(&order)),
                     (None, Some(adoption)) if order == Order::Kill => {
                         if let Some(end) = adoption.hurry() {
-                            return Some(Ok(orphaned(end.left)));
+                            return Some(self.orphans_ended(end.left));
                         }
                     }
                     (None, _) => {}
@@ -440,12 +482,9 @@ impl Driver<'_> {
         let leader = self.leader.or_else(|| self.eldest_orphan());
         let told = leader.filter(|leader| was_told_by_death(*leader));
         let lineage = Lineage::of_orphans(leader, self.strangers.clone());
-        self.adoption = Some(Adoption::new(lineage, StopPlan { grace, ..self.stop }, told));
+        let members = Bounded::new(lineage, self.group.take().into_iter().collect());
+        self.adoption = Some(Adoption::new(members, StopPlan { grace, ..self.stop }, told));
     }
-}
-
-fn orphaned(left: u32) -> Ending {
-    if left == 0 { Ending::Code(125) } else { Ending::Left(left) }
 }
 
 fn spawn_error(step: SpawnStep, errno: i32) -> RunError {

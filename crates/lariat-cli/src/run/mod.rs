@@ -20,6 +20,8 @@ use lariat_keeper::stop::{StopPlan, StopScope};
 use lariat_keeper::wire::Named;
 use lariat_sys::signal::Signal;
 
+use crate::settings::Boundary;
+
 pub(crate) use driver::run;
 pub(crate) use machine::Ending;
 
@@ -40,6 +42,8 @@ pub(crate) struct RunOptions {
     pub(crate) ledger: Option<CommandLedger>,
     /// The death of the process that called lariat ends everything.
     pub(crate) dies_with_parent: bool,
+    /// Whether the command gets a cgroup of its own.
+    pub(crate) boundary: Boundary,
 }
 
 impl RunOptions {
@@ -47,7 +51,16 @@ impl RunOptions {
     #[must_use]
     pub(crate) fn new(command: Vec<OsString>) -> Self {
         let StopPlan { signal, scope, grace } = StopPlan::default();
-        Self { command, grace, signal, scope, has_lifeline: false, ledger: None, dies_with_parent: false }
+        Self {
+            command,
+            grace,
+            signal,
+            scope,
+            has_lifeline: false,
+            ledger: None,
+            dies_with_parent: false,
+            boundary: Boundary::default(),
+        }
     }
 }
 

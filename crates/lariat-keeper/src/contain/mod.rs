@@ -3,6 +3,8 @@
 //! One trait, so that the machines and their driver know no backend. What is here finds and signals; *when* is decided
 //! in [`crate::machine`] and [`crate::stop`].
 
+pub mod cgroup;
+pub mod choose;
 pub mod lineage;
 
 use lariat_sys::identity::Identity;
@@ -31,6 +33,9 @@ pub trait Containment {
     /// Kills the process group with this number where that is surely a group of members: nobody forks past that. Where it
     /// is not, or the kernel cannot, nothing is done; members are killed one by one besides.
     fn kill_group(&mut self, _group: i32) {}
+
+    /// Kills everybody at once where there is a way that nobody forks past; members are killed one by one besides.
+    fn kill_all(&mut self) {}
 
     /// Collects those of the dead that are ours to collect. Returns whether there were any. Never blocks.
     fn reap(&mut self) -> bool {

@@ -124,6 +124,10 @@ pub(super) extern "C" fn main(order: *mut c_void) -> libc::c_int {
 fn run(order: &mut Order<'_>) -> std::result::Result<Infallible, (SpawnStep, Errno)> {
     let at = |step| move |errno| (step, errno);
     let options = order.options;
+    if let Some(entrance) = options.cgroup {
+        // Before everything else: what it does from here on counts as the group's.
+        enter(entrance).map_err(at(SpawnStep::Cgroup))?;
+    }
     dispositions(options.ignored).map_err(at(SpawnStep::Signals))?;
     // SAFETY: these calls take integers.
     unsafe {
@@ -145,6 +149,12 @@ fn run(order: &mut Order<'_>) -> std::result::Result<Infallible, (SpawnStep, Err
     // All dispositions are harmless by now: no handler of the parent's can run in its memory.
     crate::signal::change_mask(libc::SIG_SETMASK, options.mask);
     Err((SpawnStep::Exec, exec(order)))
+}
+
+/// Moves this process into the cgroup of an open `cgroup.procs`: `0` stands for whoever writes it.
+fn enter(entrance: RawFd) -> Result<()> {
+    // SAFETY: one byte of a constant is read.
+    call::retry(|| unsafe { libc::write(entrance, c"0".as_ptr().cast(), 1) }).map(drop)
 }
 
 /// Ignores what is to be ignored and gives everything else its default action.

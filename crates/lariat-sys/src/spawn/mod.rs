@@ -61,6 +61,9 @@ pub struct SpawnOptions {
     pub close_others: bool,
     /// Its nice value, from -20 to 19; `None` is ours.
     pub nice: Option<i32>,
+    /// The cgroup that it enters before anything else: an open [`crate::cgroup::Cgroup::entrance`]. Must stay open until
+    /// the spawn returns.
+    pub cgroup: Option<RawFd>,
 }
 
 /// The step at which a spawn failed.
@@ -89,10 +92,12 @@ pub enum SpawnStep {
     Exec = 10,
     /// Reading the identity of the process; it was killed again.
     Identity = 11,
+    /// Entering its cgroup.
+    Cgroup = 12,
 }
 
 impl SpawnStep {
-    const ALL: [SpawnStep; 11] = [
+    const ALL: [SpawnStep; 12] = [
         SpawnStep::Prepare,
         SpawnStep::Clone,
         SpawnStep::Session,
@@ -104,6 +109,7 @@ impl SpawnStep {
         SpawnStep::Directory,
         SpawnStep::Exec,
         SpawnStep::Identity,
+        SpawnStep::Cgroup,
     ];
 
     /// Returns the step of this number, as a message between processes carries it.
@@ -132,6 +138,7 @@ impl fmt::Display for SpawnStep {
             SpawnStep::Directory => "enter the directory",
             SpawnStep::Exec => "execute the program",
             SpawnStep::Identity => "read the identity of the process",
+            SpawnStep::Cgroup => "enter the cgroup",
         })
     }
 }

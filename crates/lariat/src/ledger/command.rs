@@ -77,6 +77,12 @@ impl CommandLedger {
         Ok(Self { marker: marker.unwrap_or_else(|| run.clone()), run, path })
     }
 
+    /// Returns the run's own id.
+    #[must_use]
+    pub fn run(&self) -> &RunId {
+        &self.run
+    }
+
     /// Returns the id that the command carries in `LARIAT_RUN`.
     #[must_use]
     pub fn marker(&self) -> &RunId {

@@ -281,6 +281,9 @@ pub struct RunRecord {
     pub socket: PathBuf,
     /// When the run began, in milliseconds since the Unix epoch.
     pub started_unix_ms: u64,
+    /// The cgroup directory in which the services' own ones are made; absent where there is none.
+    #[serde(default)]
+    pub cgroup: Option<PathBuf>,
     /// The services in the order of the configuration.
     #[serde(default)]
     pub services: Vec<ServiceRecord>,
@@ -309,6 +312,7 @@ impl RunRecord {
             root: root.to_owned(),
             socket: socket.to_owned(),
             started_unix_ms: crate::clock::unix_millis(),
+            cgroup: None,
             services: Vec::new(),
             is_closed: false,
             report: None,

@@ -1,8 +1,8 @@
 //! Who is left of a run that crashed.
 //!
 //! [`find`] is pure: clues from the ledger and a snapshot of all processes go in, findings come out. [`survey`] takes the
-//! snapshot. Findings are of two kinds. *Certain* is: a recorded identity; what descends from a certain process; what
-//! carries the run's mark under our user; and every member of a session or group that our leader led, if a certain
+//! snapshot. Findings are of two kinds. *Certain* is: a recorded identity; who is in a cgroup of the run; what descends
+//! from a certain process; what carries the run's mark under our user; and every member of a session or group that our leader led, if a certain
 //! process is in it. *Possible* is a member of such a session or group by its number alone. After a reboot, or from
 //! another pid namespace, the numbers name others, and nothing is found.
 //!
@@ -11,8 +11,11 @@
 //! (HAZARD(fork-while-walking), HAZARD(pid-reuse)).
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 use std::time::Duration;
 
+use lariat_keeper::contain::cgroup::{self, Directory};
+use lariat_keeper::contain::choose;
 use lariat_sys::identity::{BootId, Identity};
 use lariat_sys::{Result, procfs};
 
@@ -30,6 +33,8 @@ pub struct Clues {
     pub pid_namespace: Option<u64>,
     /// The leaders of all starts, whose session and process group have the leader's number where they were led by it.
     pub leaders: Vec<LeaderClue>,
+    /// Where the run's cgroups were made: whoever is in one of them was born in it.
+    pub cgroup_bases: Vec<PathBuf>,
     /// Supervisor and keepers of the run. They are spared: if one lives, the run does.
     pub spared: Vec<Identity>,
 }
@@ -66,13 +71,23 @@ impl Clues {
             }));
         }
         let (boot, pid_namespace) = (Some(record.boot.clone()), record.pid_namespace);
-        Self { run: record.run.clone(), boot, pid_namespace, leaders, spared }
+        let cgroup_bases = record.cgroup.iter().cloned().collect();
+        Self { run: record.run.clone(), boot, pid_namespace, leaders, cgroup_bases, spared }
     }
 
     /// Makes clues of the mark alone, for a ledger that is damaged.
     #[must_use]
     pub fn mark_only(run: RunId) -> Self {
-        Self { run, boot: None, pid_namespace: None, leaders: Vec::new(), spared: Vec::new() }
+        // Where they were made is in the ledger; most likely where we would make them.
+        let cgroup_bases = choose::own().into_iter().collect();
+        let (leaders, spared) = (Vec::new(), Vec::new());
+        Self { run, boot: None, pid_namespace: None, leaders, cgroup_bases, spared }
+    }
+
+    /// Returns the run's cgroup directories that are there now.
+    #[must_use]
+    pub fn cgroups(&self) -> Vec<Directory> {
+        self.cgroup_bases.iter().flat_map(|base| cgroup::directories_of(base, self.run.as_str())).collect()
     }
 }
 
@@ -110,6 +125,8 @@ pub struct Snapshot {
     pub spared: BTreeSet<i32>,
     /// The processes, in any order.
     pub processes: Vec<Process>,
+    /// Who is in a cgroup of the run, by number, with the service that it belongs to.
+    pub grouped: BTreeMap<i32, String>,
 }
 
 /// Whether the record's numbers mean anything here.
@@ -128,6 +145,8 @@ pub enum Reach {
 pub enum Why {
     /// It is the recorded leader of a service.
     Recorded,
+    /// It was born in a cgroup that was made for the run alone.
+    Cgroup,
     /// It carries the run's mark.
     Marked,
     /// It descends from this process, which is the run's.
@@ -269,6 +288,9 @@ impl<'a> Search<'a> {
             if let Some(clue) = self.clues.leaders.iter().find(|clue| clue.leader == process.identity) {
                 self.add(process, Why::Recorded, Some(clue.service.clone()));
             }
+            if let Some(service) = self.snapshot.grouped.get(&process.identity.pid) {
+                self.add(process, Why::Cgroup, Some(service.clone()));
+            }
             // Somebody else may put any text into his own environment.
             let is_own = process.uid == Some(self.snapshot.user);
             if let Some(mark) =
@@ -378,7 +400,18 @@ impl Snapshot {
         let spared = ancestors(&processes, lariat_sys::process::pid());
         let boot = BootId::read()?.to_string();
         let user = lariat_sys::process::effective_user();
-        Ok(Self { boot, pid_namespace: super::record::pid_namespace(), user, spared, processes })
+        let pid_namespace = super::record::pid_namespace();
+        Ok(Self { boot, pid_namespace, user, spared, processes, grouped: BTreeMap::new() })
+    }
+
+    /// Notes who is in these directories. Whoever is only born after this is found by descent, or by the next look.
+    pub fn add_groups(&mut self, directories: &[Directory]) {
+        let mut pids = Vec::new();
+        for directory in directories {
+            // One that cannot be read hides nobody: its members are processes like any other.
+            let _ = directory.open().map(|group| group.members(&mut pids));
+            self.grouped.extend(pids.drain(..).map(|pid| (pid, directory.label.clone())));
+        }
     }
 }
 
@@ -399,7 +432,10 @@ fn ancestors(processes: &[Process], pid: i32) -> BTreeSet<i32> {
 /// # Errors
 /// As [`Snapshot::take`].
 pub fn survey(clues: &Clues) -> Result<Findings> {
-    let mut findings = find(clues, &Snapshot::take()?);
+    let directories = clues.cgroups();
+    let mut snapshot = Snapshot::take()?;
+    snapshot.add_groups(&directories);
+    let mut findings = find(clues, &snapshot);
     for found in findings.certain.iter_mut().chain(&mut findings.possible) {
         found.command = command_of(found.identity.pid, &found.comm);
         found.age = age_of(found.identity);

@@ -8,8 +8,10 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use lariat_keeper::contain::Containment;
+use lariat_keeper::contain::cgroup::{self, Directory};
 use lariat_keeper::contain::lineage::{life, signal_identity};
 use lariat_keeper::stop::{Member, Role};
+use lariat_sys::cgroup::Cgroup;
 use lariat_sys::identity::Identity;
 use lariat_sys::procfs;
 use lariat_sys::signal::Signal;
@@ -29,11 +31,18 @@ enum Part {
 }
 
 impl Part {
+    fn has_label(&self, label: &str) -> bool {
+        match self {
+            Self::All => true,
+            Self::Of(name) => name == label,
+            Self::Without(names) => !names.iter().any(|name| name == label),
+        }
+    }
+
     fn has(&self, found: &Found) -> bool {
-        match (self, &found.service) {
-            (Self::All, _) | (Self::Without(_), None) => true,
-            (Self::Of(name), service) => service.as_ref() == Some(name),
-            (Self::Without(names), Some(service)) => !names.contains(service),
+        match &found.service {
+            Some(service) => self.has_label(service),
+            None => !matches!(self, Self::Of(_)),
         }
     }
 }
@@ -109,6 +118,22 @@ impl FoundSet {
         findings
     }
 
+    /// Returns the directories of what is looked for, opened.
+    fn groups(&self) -> Vec<Cgroup> {
+        let of_part = |directory: &Directory| self.part.has_label(&directory.label);
+        self.clues
+            .cgroups()
+            .iter()
+            .filter(|directory| of_part(directory))
+            .filter_map(Directory::open)
+            .collect()
+    }
+
+    /// Removes the directories of what is looked for, as far as they are empty.
+    pub fn remove_groups(&self) {
+        self.groups().iter().filter(|group| cgroup::is_empty(group)).for_each(cgroup::remove);
+    }
+
     fn children(&self) -> Vec<i32> {
         let mut children = Vec::new();
         if let Some(but) = &self.children_but {
@@ -143,6 +168,13 @@ impl Containment for FoundSet {
         signal_identity(member, signal)
     }
 
+    fn kill_all(&mut self) {
+        for group in self.groups() {
+            // Whoever it does not reach is killed one by one besides.
+            let _ = group.kill();
+        }
+    }
+
     fn reap(&mut self) -> bool {
         let dead = |pid: i32| matches!(reap::reap(pid), Ok(Some(_)));
         self.children().into_iter().map(dead).fold(false, |any, one| any | one)
@@ -150,7 +182,10 @@ impl Containment for FoundSet {
 
     fn is_empty(&mut self) -> bool {
         let is_found = |findings: Findings| findings.certain.iter().any(|found| self.part.has(found));
-        if survey(&self.clues).map_or(true, is_found) || !self.children().is_empty() {
+        let is_somebody_there = survey(&self.clues).map_or(true, is_found)
+            || !self.children().is_empty()
+            || !self.groups().iter().all(cgroup::is_empty);
+        if is_somebody_there {
             self.empty_since = None;
             return false;
         }
@@ -174,6 +209,7 @@ fn parents_first(found: &mut [Found]) {
 pub fn why_in_words(why: Why) -> String {
     match why {
         Why::Recorded => "the ledger names it as a service's leader".into(),
+        Why::Cgroup => "it is in a cgroup that was made for the run".into(),
         Why::Marked => "it carries the run's marker".into(),
         Why::Descendant(pid) => format!("it descends from {pid}, which is the run's"),
         Why::Session(number) => format!("it is in session {number}, which a service led"),

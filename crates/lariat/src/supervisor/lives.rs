@@ -104,7 +104,11 @@ impl Driver {
                     end: None,
                     has_failed_to_spawn: false,
                     stop_began: None,
+                    cgroup: begun.cgroup,
                 });
+                if let Some(reason) = begun.no_cgroup {
+                    self.trouble(format!("{service} is contained by descent alone: {reason}"));
+                }
                 self.update_exceptions();
                 self.publish(EventKind::ServiceStarting { service, keeper });
             }

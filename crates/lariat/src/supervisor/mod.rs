@@ -87,6 +87,8 @@ pub struct Options {
     /// Become a child subreaper, so that the orphans of a keeper that was killed come to us. Only for a program that has
     /// no other children: those are ended at a keeper's death and at the end.
     pub is_subreaper: bool,
+    /// The cgroup directory in which each start of a service gets one of its own ([`crate::containment`]).
+    pub cgroup: Option<PathBuf>,
 }
 
 /// Why a supervisor could not be made. Nothing was started.
@@ -165,6 +167,7 @@ impl Supervisor {
         let run = RunId::new_random().map_err(system("make a run id"))?;
         let socket = options.dirs.socket(&run)?;
         let record = first_record(&run, &spec, &socket).map_err(system("read the boot id"))?;
+        let record = RunRecord { cgroup: options.cgroup.clone(), ..record };
         let units = make_units(&spec, &state, ports)?;
         let pump = Pump::start()?;
         let bell: Arc<Bell> = pump.bell()?;

@@ -382,6 +382,7 @@ impl Crashed {
             store::save(&self.state, lock, &record)?;
             if is_clean {
                 // The run is closed in the ledger, which is what counts; these are only in nobody's way.
+                FoundSet::new(self.clues.clone()).remove_groups();
                 let _ = std::fs::remove_file(&record.socket);
             }
         }

@@ -4,6 +4,7 @@
 use std::time::{Duration, Instant};
 
 use lariat_keeper::clock::later;
+use lariat_keeper::contain::cgroup::Bounded;
 use lariat_keeper::contain::lineage::Lineage;
 use lariat_keeper::ending::{Ending, was_told_by_death};
 use lariat_keeper::stop::{StopPlan, StopScope};
@@ -31,7 +32,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// The end of what a dead keeper left.
 #[derive(Debug)]
 pub(super) struct Sweep {
-    ending: Ending<Lineage>,
+    ending: Ending<Bounded<Lineage>>,
     /// The services whose keepers died. Their orphans cannot be told apart, and end together.
     places: Vec<Place>,
     hurry_at: Option<Instant>,
@@ -71,20 +72,23 @@ impl Driver {
         }
         let excepted = self.excepted();
         if let Some(sweep) = &mut self.sweep {
-            sweep.ending.containment().set_except(excepted);
+            sweep.ending.containment().inner().set_except(excepted);
         }
     }
 
     pub(super) fn begin_sweep(&mut self, now: Instant, place: Place, grace: Duration) {
+        let group = self.units[place].life.as_mut().and_then(|life| life.cgroup.take());
         if let Some(sweep) = &mut self.sweep {
             sweep.places.push(place);
+            group.into_iter().for_each(|group| sweep.ending.containment().add(group));
             return self.turn_sweep(now);
         }
         let signal = self.spec.services[place].stop.signal;
         let plan = StopPlan { signal, scope: StopScope::Staged, grace };
         let leader = self.units[place].life.as_ref().and_then(|life| life.leader);
         let told = leader.filter(|leader| was_told_by_death(*leader));
-        let ending = Ending::new(Lineage::of_orphans(leader, self.excepted()), plan, told);
+        let orphans = Lineage::of_orphans(leader, self.excepted());
+        let ending = Ending::new(Bounded::new(orphans, group.into_iter().collect()), plan, told);
         self.sweep = Some(Sweep { ending, places: vec![place], hurry_at: None });
         self.turn_sweep(now);
     }
@@ -107,7 +111,10 @@ impl Driver {
             sweep.ending.turn()
         };
         let Some(end) = end else { return };
-        let Some(sweep) = self.sweep.take() else { return };
+        let Some(mut sweep) = self.sweep.take() else { return };
+        if end.left == 0 {
+            sweep.ending.containment().remove();
+        }
         for named in sweep.ending.left() {
             self.member_left(None, named);
         }
@@ -173,6 +180,7 @@ impl Driver {
             return;
         }
         let Some(hunt) = self.hunt.take() else { return };
+        self.found_set().remove_groups();
         let left = end.map_or(hunt.found, |end| end.left);
         self.tally.orphans_ended(hunt.found.saturating_sub(left));
         self.shutdown(plan::Event::OrphansEnded);

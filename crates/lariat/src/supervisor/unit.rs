@@ -10,9 +10,11 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use lariat_keeper::client::{Keeper, KeeperSpec};
+use lariat_keeper::contain::cgroup;
 use lariat_keeper::stop::StopPlan;
 use lariat_keeper::store::Output;
 use lariat_keeper::wire::{End, Order, Plan};
+use lariat_sys::cgroup::Cgroup;
 use lariat_sys::identity::Identity;
 use lariat_sys::signal::Signal;
 
@@ -56,6 +58,8 @@ pub(super) struct Life {
     pub(super) end: Option<End>,
     pub(super) has_failed_to_spawn: bool,
     pub(super) stop_began: Option<Instant>,
+    /// The directory that it was born in.
+    pub(super) cgroup: Option<Cgroup>,
 }
 
 /// What a start needs from the run.
@@ -76,6 +80,9 @@ pub(super) struct Start<'a> {
 pub(super) struct Begun {
     pub(super) keeper: Keeper,
     pub(super) flow: Arc<Flow>,
+    pub(super) cgroup: Option<Cgroup>,
+    /// Why there is no directory where there was to be one.
+    pub(super) no_cgroup: Option<String>,
 }
 
 impl Unit {
@@ -102,6 +109,13 @@ impl Unit {
         let drain = read
             .and_then(|read| self.store.drain(read, stage?))
             .map_err(|error| format!("could not open the store: {error}"))?;
+        let (cgroup, no_cgroup) = match &start.options.cgroup {
+            None => (None, None),
+            Some(base) => match cgroup::create(base, start.run, &self.name) {
+                Ok(group) => (Some(group), None),
+                Err(errno) => (None, Some(format!("could not make a cgroup in {}: {errno}", base.display()))),
+            },
+        };
         let executable = CString::new(start.options.executable.as_os_str().as_bytes())
             .map_err(|_| "the keeper's path has a NUL in it".to_owned())?;
         let keeper = Keeper::spawn(&KeeperSpec {
@@ -112,9 +126,15 @@ impl Unit {
             store: Some(self.store.log()),
             index: Some(self.store.index()),
             ends: Some(start.ends),
-        })
-        .map_err(|error| error.to_string())?;
-        Ok(Begun { keeper, flow: start.pump.add(drain) })
+            cgroup: cgroup.as_ref().map(AsFd::as_fd),
+        });
+        match keeper {
+            Ok(keeper) => Ok(Begun { keeper, flow: start.pump.add(drain), cgroup, no_cgroup }),
+            Err(error) => {
+                cgroup.iter().for_each(cgroup::remove);
+                Err(error.to_string())
+            }
+        }
     }
 }
 

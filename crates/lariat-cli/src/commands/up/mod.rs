@@ -5,9 +5,10 @@ mod signals;
 
 use std::ffi::OsString;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use lariat::containment::{self, Candidates, Source};
 use lariat::ledger::STATE_DIR;
 use lariat::ledger::index::UserDirs;
 use lariat::logs::LogFiles;
@@ -26,7 +27,7 @@ use super::show::screen::{Parts, Screen};
 use crate::args::stack::UpArgs;
 use crate::exit_code::ExitCode;
 use crate::output::{Failure, Output};
-use crate::settings;
+use crate::settings::{self, Boundary};
 use detach::Teller;
 pub(crate) use signals::Signals;
 
@@ -75,7 +76,7 @@ fn run_in_front(
     let logs = spec.root.join(STATE_DIR).join("logs");
     let stores = |name: String| (name.clone(), LogFiles::current(&logs, &name));
     let stores = spec.services.iter().map(|service| stores(service.name.to_string())).collect();
-    let supervisor = Supervisor::new(spec, options(services, signals)).map_err(start_failure)?;
+    let supervisor = Supervisor::new(spec, options(services, signals, output)?).map_err(start_failure)?;
     let handle = supervisor.handle();
     let subscription = handle.subscribe().map_err(|e| own_trouble("could not listen to the run", e))?;
     let bell = supervisor.bell().map_err(|e| own_trouble("could not listen to the output", e))?;
@@ -92,7 +93,7 @@ fn run_behind(args: &UpArgs, output: &mut Output) -> Result<ExitCode, Failure> {
     let teller = Teller::take()?;
     let prepared = configuration(args, output).and_then(|(_, spec, services)| {
         let signals = Signals::take()?;
-        let supervisor = Supervisor::new(spec, options(services, signals)).map_err(start_failure)?;
+        let supervisor = Supervisor::new(spec, options(services, signals, output)?).map_err(start_failure)?;
         let listening = supervisor.handle().subscribe();
         let subscription = listening.map_err(|e| own_trouble("could not listen to the run", e))?;
         Ok((supervisor, subscription))
@@ -118,7 +119,7 @@ fn exit_code(report: &Report) -> ExitCode {
     report::exit_code(report, report.why != Why::AllEnded.describe())
 }
 
-fn options(services: Vec<ServiceName>, signals: Signals) -> Options {
+fn options(services: Vec<ServiceName>, signals: Signals, output: &mut Output) -> Result<Options, Failure> {
     let mut children = Vec::new();
     // The shell that became us by exec may have had children: they are not ours.
     let _ = tree::children(process::pid(), &mut children);
@@ -126,9 +127,13 @@ fn options(services: Vec<ServiceName>, signals: Signals) -> Options {
     // Somebody who ignores hang-ups wants to outlive the terminal.
     let ignores_hangup = signals.ignored.contains(Signal::HUP);
     let terminal: Option<OwnedFd> = if ignores_hangup { None } else { files::open_tty().ok() };
-    Options {
-        executable: PathBuf::from("/proc/self/exe"),
-        environment: std::env::vars_os().collect(),
+    let executable = PathBuf::from("/proc/self/exe");
+    let environment: Vec<(OsString, OsString)> = std::env::vars_os().collect();
+    let cgroup = cgroup(&executable, &environment, output)?;
+    Ok(Options {
+        executable,
+        environment,
+        cgroup,
         dirs: user_dirs(),
         services,
         mask: signals.mask,
@@ -137,7 +142,37 @@ fn options(services: Vec<ServiceName>, signals: Signals) -> Options {
         terminal,
         children_before: before,
         is_subreaper: true,
+    })
+}
+
+/// Chooses the directory in which services get theirs.
+fn cgroup(
+    executable: &Path,
+    environment: &[(OsString, OsString)],
+    output: &mut Output,
+) -> Result<Option<PathBuf>, Failure> {
+    let (given, is_demanded) = match settings::boundary()? {
+        Boundary::Lineage => return Ok(None),
+        Boundary::Any { given } => (given, false),
+        Boundary::Cgroup { given } => (given, true),
+    };
+    let choice = containment::choose(&Candidates {
+        given: given.as_deref(),
+        may_ask_systemd: true,
+        environment,
+        executable,
+    });
+    let reasons = choice.refused.iter().map(|refused| format!("{}: {}", refused.source, refused.reason));
+    if is_demanded && choice.base.is_none() {
+        let failure =
+            Failure::new(ExitCode::Trouble, "no cgroup can be had, and LARIAT_CONTAINMENT demands one");
+        return Err(reasons.fold(failure, Failure::because));
     }
+    // Whoever names a directory wants that one; what else is possible is doctor's to say.
+    for refused in choice.refused.iter().filter(|refused| refused.source == Source::Given) {
+        output.note(&format!("note: {} is not used: {}", refused.source, refused.reason));
+    }
+    Ok(choice.base.map(|base| base.path))
 }
 
 /// Returns the user's directories as the environment names them.

@@ -27,6 +27,7 @@ fn clue(pid: i32, start: u64) -> LeaderClue {
 
 fn clues() -> Clues {
     Clues {
+        cgroup_bases: Vec::new(),
         run: run(),
         boot: Some("boot".into()),
         pid_namespace: Some(7),
@@ -63,7 +64,14 @@ fn member(pid: i32) -> Process {
 
 fn snapshot(processes: &[Process]) -> Snapshot {
     let spared = BTreeSet::from([1, 500]);
-    Snapshot { boot: "boot".into(), pid_namespace: Some(7), user: ME, spared, processes: processes.to_vec() }
+    Snapshot {
+        boot: "boot".into(),
+        pid_namespace: Some(7),
+        user: ME,
+        spared,
+        processes: processes.to_vec(),
+        grouped: BTreeMap::new(),
+    }
 }
 
 fn reasons(found: &[Found]) -> Vec<(i32, Why)> {

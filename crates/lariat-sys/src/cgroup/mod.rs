@@ -1,0 +1,350 @@
+//! Directories of the cgroup v2 hierarchy (`cgroups(7)`, `Documentation/admin-guide/cgroup-v2.rst`).
+//!
+//! Responsible for one directory's files: who is in it, entering, freezing, killing, removing. Knows no policy: which
+//! directory is used for what is decided above. Handles HAZARD(cgroup-killed-once) and HAZARD(fork-while-killing).
+
+use std::ffi::{CString, OsString};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, RawDir};
+
+use crate::pidfd::PidFd;
+use crate::poll::{PollFd, PollFlags, poll};
+use crate::procfs::{self, ProcPath};
+use crate::signal::Signal;
+use crate::{Errno, Result, files};
+
+pub mod text;
+
+/// The longest pause between two tries to remove a directory that the kernel still holds.
+const REMOVE_AGAIN: Duration = Duration::from_millis(1);
+/// `statfs.f_type` of cgroup v2 (`linux/magic.h`).
+const CGROUP2_SUPER_MAGIC: u64 = 0x6367_7270;
+
+/// Where our own cgroup is in the file system, or why there is no such place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Own {
+    /// The directory.
+    At(PathBuf),
+    /// No cgroup v2 hierarchy is mounted where we are.
+    NotMounted,
+    /// Our cgroup is outside of our cgroup namespace, or of what is mounted.
+    OutOfReach,
+}
+
+/// Finds our own cgroup by `/proc/self/cgroup` and `/proc/self/mountinfo`.
+///
+/// # Errors
+/// When one of the two cannot be read.
+pub fn own() -> Result<Own> {
+    let own = procfs::read_whole(c"/proc/self/cgroup")?;
+    let Some(own) = text::own_path(&own) else { return Ok(Own::NotMounted) };
+    let mounts = procfs::read_whole(c"/proc/self/mountinfo")?;
+    let mounts = text::mounts(&mounts);
+    let found = mounts.iter().find_map(|mount| mount.place_of(&own));
+    Ok(match found {
+        Some(place) => Own::At(PathBuf::from(OsString::from_vec(place))),
+        None if mounts.is_empty() => Own::NotMounted,
+        None => Own::OutOfReach,
+    })
+}
+
+/// Returns the cgroup v2 of a process as the kernel names it, from the root of our cgroup namespace; `None` if there is
+/// no such process.
+pub fn of(pid: i32) -> Result<Option<PathBuf>> {
+    let Some(text) = procfs::read_text(&ProcPath::new(pid, "/cgroup"))? else { return Ok(None) };
+    Ok(text::own_path(&text).map(|path| PathBuf::from(OsString::from_vec(path))))
+}
+
+/// One directory. Dropping it closes the descriptor; the directory stays.
+#[derive(Debug)]
+pub struct Cgroup(OwnedFd);
+
+impl Cgroup {
+    /// Makes a directory in `parent` and opens it.
+    ///
+    /// # Errors
+    /// [`Errno::EXIST`] if the name is taken, [`Errno::ACCESS`], [`Errno::PERM`] or [`Errno::ROFS`] where we may not,
+    /// [`Errno::AGAIN`] where a limit of descendants is reached.
+    pub fn create(parent: &Path, name: &str) -> Result<Cgroup> {
+        let path = parent.join(name);
+        rustix::fs::mkdirat(CWD, &path, Mode::from_raw_mode(0o755))?;
+        Cgroup::open(&path)
+    }
+
+    /// Opens a directory.
+    ///
+    /// # Errors
+    /// [`Errno::NOTDIR`] for what is none, or is in another kind of file system.
+    pub fn open(path: &Path) -> Result<Cgroup> {
+        let directory = rustix::fs::openat(CWD, path, directory_flags(), Mode::empty())?;
+        Cgroup::from_owned(directory)
+    }
+
+    /// Takes a descriptor of a directory.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn from_owned(directory: OwnedFd) -> Result<Cgroup> {
+        let kind = u64::try_from(rustix::fs::fstatfs(&directory)?.f_type).unwrap_or(0);
+        if kind == CGROUP2_SUPER_MAGIC { Ok(Cgroup(directory)) } else { Err(Errno::NOTDIR) }
+    }
+
+    /// Returns where the directory is.
+    ///
+    /// # Errors
+    /// [`Errno::NOENT`] once it was removed.
+    pub fn path(&self) -> Result<PathBuf> {
+        let link = ProcPath::new(crate::process::pid(), "/fd/").number(raw(&self.0));
+        let path = rustix::fs::readlinkat(CWD, link.as_c_str(), Vec::new())?.into_bytes();
+        // The kernel adds this to the name of what was removed; no directory made here ends so.
+        if path.ends_with(b" (deleted)") { Err(Errno::NOENT) } else { Ok(OsString::from_vec(path).into()) }
+    }
+
+    /// Returns the user whom the directory belongs to.
+    pub fn owner(&self) -> Result<u32> {
+        Ok(rustix::fs::fstat(&self.0)?.st_uid)
+    }
+
+    /// Opens `cgroup.procs` for entering: a process that writes `0` there becomes a member, with all that it starts from
+    /// then on ([`crate::spawn::SpawnOptions::cgroup`]).
+    pub fn entrance(&self) -> Result<OwnedFd> {
+        self.file("cgroup.procs", OFlags::WRONLY)
+    }
+
+    /// Puts the calling process in.
+    pub fn enter(&self) -> Result<()> {
+        write(&self.entrance()?, b"0")
+    }
+
+    /// Appends the numbers of all members, of directories below as well. Processes of a pid namespace that we cannot see
+    /// have none and are left out. No snapshot, but a member that forks is listed together with its child or before.
+    pub fn members(&self, out: &mut Vec<i32>) -> Result<()> {
+        for place in self.below()? {
+            match self.file(&join(&place, "cgroup.procs"), OFlags::RDONLY).and_then(|file| read(&file)) {
+                Ok(text) => out.extend(text::numbers(&text)),
+                // Removed meanwhile; or part of a threaded group, whose processes its root lists.
+                Err(Errno::NOENT | Errno::NODEV | Errno::OPNOTSUPP) => {}
+                Err(errno) => return Err(errno),
+            }
+        }
+        Ok(())
+    }
+
+    /// Says whether anybody lives in it or below. Zombies do not count.
+    pub fn is_populated(&self) -> Result<bool> {
+        self.event("populated")
+    }
+
+    /// Waits until nobody lives in it or below, or until the deadline, and says whether that is so.
+    pub fn wait_until_empty(&self, deadline: Instant) -> Result<bool> {
+        self.wait_for("populated", false, deadline)
+    }
+
+    /// Kills everybody in it and below, at once: nobody forks past it (`cgroup.kill`).
+    ///
+    /// HAZARD(cgroup-killed-once): what is *cloned into* this directory afterwards may be killed at its birth, so no
+    /// directory is used again after this.
+    pub fn kill(&self) -> Result<()> {
+        match self.write("cgroup.kill", "1") {
+            // KERNEL(5.14): cgroup.kill. Before, everybody is frozen first, so that nobody forks. This branch may go
+            // when no kernel before 5.14 is supported.
+            Err(Errno::NOENT | Errno::OPNOTSUPP) => self.kill_frozen(),
+            result => result,
+        }
+    }
+
+    /// Does what [`Self::kill`] does without `cgroup.kill`: freezes, kills one by one, and thaws what cannot be killed.
+    pub fn kill_frozen(&self) -> Result<()> {
+        // A group that does not freeze within the time is killed all the same, like any other set.
+        let _ = self.freeze(Instant::now() + Duration::from_millis(100));
+        let result = self.kill_each();
+        // A frozen process does die of KILL; this is for those that we may not kill.
+        let _ = self.thaw();
+        result
+    }
+
+    fn kill_each(&self) -> Result<()> {
+        let (mut before, mut after) = (Vec::new(), Vec::new());
+        self.members(&mut before)?;
+        let held: Vec<(i32, PidFd)> =
+            before.into_iter().filter_map(|pid| Some((pid, PidFd::open_pid(pid).ok()?))).collect();
+        // HAZARD(pid-reuse): who is listed after its descriptor was opened is the one that the descriptor holds, or that
+        // one is dead.
+        self.members(&mut after)?;
+        let mut result = Ok(());
+        for (_, pidfd) in held.iter().filter(|(pid, _)| after.contains(pid)) {
+            match pidfd.signal(Signal::KILL) {
+                Ok(()) | Err(Errno::SRCH) => {}
+                Err(errno) => result = Err(errno),
+            }
+        }
+        result
+    }
+
+    /// Stops everybody in it and below, until [`Self::thaw`]; blocks until that is so, and says whether it is by the
+    /// deadline. A frozen process still dies of KILL.
+    pub fn freeze(&self, deadline: Instant) -> Result<bool> {
+        self.write("cgroup.freeze", "1")?;
+        self.wait_for("frozen", true, deadline)
+    }
+
+    /// Lets everybody go on.
+    pub fn thaw(&self) -> Result<()> {
+        self.write("cgroup.freeze", "0")
+    }
+
+    /// Reads one of its files.
+    pub fn read(&self, name: &str) -> Result<Vec<u8>> {
+        read(&self.file(name, OFlags::RDONLY)?)
+    }
+
+    /// Writes one of its files.
+    pub fn write(&self, name: &str, value: &str) -> Result<()> {
+        write(&self.file(name, OFlags::WRONLY)?, value.as_bytes())
+    }
+
+    /// Removes the directory and those below. Blocks until `deadline` at most, for the kernel lets go of the dead a
+    /// moment after they are gone.
+    ///
+    /// # Errors
+    /// [`Errno::BUSY`] while anybody is in it; [`Errno::NOENT`] if it was removed before.
+    pub fn remove(&self, deadline: Instant) -> Result<()> {
+        let path = self.path()?;
+        loop {
+            match self.remove_once(&path) {
+                Err(Errno::BUSY) if Instant::now() < deadline => {
+                    poll(&mut [], Some(deadline.min(Instant::now() + REMOVE_AGAIN)))?;
+                }
+                result => return result,
+            }
+        }
+    }
+
+    fn remove_once(&self, path: &Path) -> Result<()> {
+        // What is further down comes later in the list.
+        for place in self.below()?.into_iter().rev() {
+            let removed = match place.is_empty() {
+                true => rustix::fs::unlinkat(CWD, path, AtFlags::REMOVEDIR),
+                false => rustix::fs::unlinkat(&self.0, place.as_slice(), AtFlags::REMOVEDIR),
+            };
+            match removed {
+                Ok(()) | Err(Errno::NOENT) => {}
+                Err(errno) => return Err(errno),
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes the lock on this open file description, which whoever inherits the descriptor shares, and says whether it
+    /// was free ([`files::lock_exclusive`]).
+    pub fn lock(&self) -> Result<bool> {
+        files::lock_exclusive(&self.0)
+    }
+
+    /// Returns the directory and all below it as paths from here, the upper before the lower; itself is the empty path.
+    fn below(&self) -> Result<Vec<Vec<u8>>> {
+        let mut places = vec![Vec::new()];
+        let mut next = 0;
+        while let Some(place) = places.get(next).cloned() {
+            next += 1;
+            // Opened one at a time: how many there are is the members' doing, and must not cost us our descriptors.
+            let opened = match place.is_empty() {
+                true => rustix::fs::openat(&self.0, c".", directory_flags(), Mode::empty()),
+                false => rustix::fs::openat(&self.0, place.as_slice(), directory_flags(), Mode::empty()),
+            };
+            match opened {
+                Ok(directory) => subdirectories(&directory, &place, &mut places)?,
+                Err(Errno::NOENT) => {}
+                Err(errno) => return Err(errno),
+            }
+        }
+        Ok(places)
+    }
+
+    /// Waits for a value of `cgroup.events`, at whose change the kernel raises POLLPRI.
+    fn wait_for(&self, key: &str, value: bool, deadline: Instant) -> Result<bool> {
+        let events = self.file("cgroup.events", OFlags::RDONLY)?;
+        loop {
+            if text::event(&read(&events)?, key) == Some(value) {
+                return Ok(true);
+            }
+            if poll(&mut [PollFd::new(&events, PollFlags::PRI)], Some(deadline))? == 0 {
+                return Ok(false);
+            }
+            rustix::fs::seek(&events, rustix::fs::SeekFrom::Start(0))?;
+        }
+    }
+
+    fn event(&self, key: &str) -> Result<bool> {
+        let text = self.read("cgroup.events")?;
+        text::event(&text, key).ok_or(Errno::BADMSG)
+    }
+
+    fn file(&self, name: impl rustix::path::Arg, flags: OFlags) -> Result<OwnedFd> {
+        let flags = flags | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        let name = name.into_c_str()?.into_owned();
+        rustix::io::retry_on_intr(|| rustix::fs::openat(&self.0, name.as_c_str(), flags, Mode::empty()))
+    }
+}
+
+impl AsFd for Cgroup {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// Returns the names of the directories in a directory of the hierarchy.
+///
+/// # Errors
+/// As [`Cgroup::open`].
+pub fn names_in(path: &Path) -> Result<Vec<OsString>> {
+    let directory = Cgroup::open(path)?;
+    let mut names = Vec::new();
+    subdirectories(&directory.0, b"", &mut names)?;
+    Ok(names.into_iter().map(OsString::from_vec).collect())
+}
+
+fn subdirectories(directory: &OwnedFd, place: &[u8], out: &mut Vec<Vec<u8>>) -> Result<()> {
+    let mut buffer = [std::mem::MaybeUninit::uninit(); 4096];
+    let mut entries = RawDir::new(directory, &mut buffer);
+    while let Some(entry) = entries.next() {
+        let entry = match entry {
+            Ok(entry) => entry,
+            Err(Errno::INTR) => continue,
+            Err(Errno::NOENT | Errno::NODEV) => return Ok(()),
+            Err(errno) => return Err(errno),
+        };
+        let name = entry.file_name().to_bytes();
+        if entry.file_type() == FileType::Directory && name != b"." && name != b".." {
+            out.push(if place.is_empty() { name.to_vec() } else { [place, b"/", name].concat() });
+        }
+    }
+    Ok(())
+}
+
+fn join(place: &[u8], name: &str) -> CString {
+    let path =
+        if place.is_empty() { name.as_bytes().to_vec() } else { [place, b"/", name.as_bytes()].concat() };
+    // The kernel's names hold no NUL.
+    CString::new(path).unwrap_or_default()
+}
+
+fn directory_flags() -> OFlags {
+    OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC
+}
+
+fn raw(file: &OwnedFd) -> i32 {
+    std::os::fd::AsRawFd::as_raw_fd(file)
+}
+
+fn read(file: &OwnedFd) -> Result<Vec<u8>> {
+    procfs::read_to_end(file)?.ok_or(Errno::NOENT)
+}
+
+fn write(file: &OwnedFd, bytes: &[u8]) -> Result<()> {
+    rustix::io::retry_on_intr(|| rustix::io::write(file, bytes)).map(drop)
+}
