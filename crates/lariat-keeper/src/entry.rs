@@ -202,8 +202,7 @@ fn start(plan: &Plan, holdings: &mut Holdings) -> Result<(Identity, SignalFd), S
         options.fds.push((output.write.as_raw_fd(), 1));
         options.fds.push((output.write.as_raw_fd(), 2));
     }
-    let entrance = holdings.cgroup.as_ref().and_then(|cgroup| cgroup.entrance().ok());
-    options.cgroup = entrance.as_ref().map(AsRawFd::as_raw_fd);
+    options.cgroup = holdings.cgroup.as_ref().map(|cgroup| cgroup.as_fd().as_raw_fd());
     let spawned = match spawn::spawn(&program, &options) {
         // A directory that may be made and not be entered: the hierarchy above it belongs to somebody else.
         Err(SpawnError { step: SpawnStep::Cgroup, .. }) => {

@@ -92,6 +92,7 @@ fn shown(actions: &[Action]) -> String {
             Action::Signal { .. } => "signal",
             Action::Tell(Notice::LeaderExited { .. }) => "tell-exited",
             Action::Tell(_) => "tell",
+            Action::KillAll => "KILL-all",
             Action::KillGroup { .. } => "KILL-group",
             Action::ReapAll => "reap",
             Action::Exit(_) => "exit",
@@ -147,7 +148,7 @@ fn a_second_stop_never_lengthens_the_first() {
     let late = at(base, GRACE + Duration::from_millis(1));
     assert_eq!(shown(&machine.step(late, Event::Woke)), "walk");
     let actions = machine.step(late, Event::Walked { members: &leader, took });
-    assert_eq!(shown(&actions), "KILL-group KILL");
+    assert_eq!(shown(&actions), "KILL-all KILL-group KILL");
 }
 
 /// A keeper that is killing already starts no new grace period when its supervisor dies.
@@ -159,7 +160,7 @@ fn the_supervisors_death_gives_no_new_grace() {
     let now = at(base, Duration::from_micros(5));
     machine.step(now, Event::SupervisorGone);
     let actions = machine.step(now, Event::Walked { members: &leader, took: Duration::from_micros(10) });
-    assert_eq!(shown(&actions), "KILL-group KILL");
+    assert_eq!(shown(&actions), "KILL-all KILL-group KILL");
 }
 
 /// Walks that see nobody prove nothing: while the kernel says that somebody is there, the end says so too

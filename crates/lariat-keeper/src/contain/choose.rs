@@ -6,6 +6,7 @@
 
 use std::ffi::{CString, OsString};
 use std::fmt;
+use std::os::fd::{AsFd, AsRawFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -98,7 +99,6 @@ fn try_out(group: &Cgroup, executable: &Path, name: &str) -> Result<(), Refusal>
     if kind != "domain" {
         return Err(Refusal::NotDomain(kind));
     }
-    let entrance = group.entrance().map_err(step("open cgroup.procs"))?;
     let path = std::os::unix::ffi::OsStrExt::as_bytes(executable.as_os_str());
     let program = Program {
         file: Some(CString::new(path).map_err(|_| step("execute our own program")(Errno::INVAL))?),
@@ -109,7 +109,7 @@ fn try_out(group: &Cgroup, executable: &Path, name: &str) -> Result<(), Refusal>
         new_session: true,
         close_others: true,
         parent_death: Some(Signal::KILL),
-        cgroup: Some(std::os::fd::AsRawFd::as_raw_fd(&entrance)),
+        cgroup: Some(group.as_fd().as_raw_fd()),
         ..SpawnOptions::default()
     };
     let child = spawn::spawn(&program, &options).map_err(|error| match error.step {

@@ -370,7 +370,7 @@ impl World {
                     Vec::new()
                 }
                 // Without it everybody has to be ended as well.
-                Action::KillGroup { .. } => Vec::new(),
+                Action::KillAll | Action::KillGroup { .. } => Vec::new(),
                 Action::ReapAll => {
                     self.kernel.reap();
                     self.kernel.reap_leader();

@@ -24,6 +24,9 @@ const REMOVE_AGAIN: Duration = Duration::from_millis(1);
 /// `statfs.f_type` of cgroup v2 (`linux/magic.h`).
 const CGROUP2_SUPER_MAGIC: u64 = 0x6367_7270;
 
+/// Where systemd mounts the hierarchy, alone and beside that of version 1.
+const USUAL_MOUNTS: [&str; 2] = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"];
+
 /// Where our own cgroup is in the file system, or why there is no such place.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Own {
@@ -42,6 +45,9 @@ pub enum Own {
 pub fn own() -> Result<Own> {
     let own = procfs::read_whole(c"/proc/self/cgroup")?;
     let Some(own) = text::own_path(&own) else { return Ok(Own::NotMounted) };
+    if let Some(place) = usual_place(&own) {
+        return Ok(Own::At(place));
+    }
     let mounts = procfs::read_whole(c"/proc/self/mountinfo")?;
     let mounts = text::mounts(&mounts);
     let found = mounts.iter().find_map(|mount| mount.place_of(&own));
@@ -50,6 +56,20 @@ pub fn own() -> Result<Own> {
         None if mounts.is_empty() => Own::NotMounted,
         None => Own::OutOfReach,
     })
+}
+
+/// Looks where the hierarchy is nearly always: the list of mounts is the kernel's slowest file of all those we need.
+fn usual_place(own: &[u8]) -> Option<PathBuf> {
+    USUAL_MOUNTS.iter().find_map(|point| {
+        let mount = text::Mount { root: b"/".to_vec(), point: point.as_bytes().to_vec() };
+        let place = PathBuf::from(OsString::from_vec(mount.place_of(own)?));
+        // Elsewhere the mount point is a plain directory, or shows another part of the hierarchy.
+        (kind_of(&place).ok()? == CGROUP2_SUPER_MAGIC).then_some(place)
+    })
+}
+
+fn kind_of(path: &Path) -> Result<u64> {
+    Ok(u64::try_from(rustix::fs::statfs(path)?.f_type).unwrap_or(0))
 }
 
 /// Returns the cgroup v2 of a process as the kernel names it, from the root of our cgroup namespace; `None` if there is
@@ -107,17 +127,6 @@ impl Cgroup {
     /// Returns the user whom the directory belongs to.
     pub fn owner(&self) -> Result<u32> {
         Ok(rustix::fs::fstat(&self.0)?.st_uid)
-    }
-
-    /// Opens `cgroup.procs` for entering: a process that writes `0` there becomes a member, with all that it starts from
-    /// then on ([`crate::spawn::SpawnOptions::cgroup`]).
-    pub fn entrance(&self) -> Result<OwnedFd> {
-        self.file("cgroup.procs", OFlags::WRONLY)
-    }
-
-    /// Puts the calling process in.
-    pub fn enter(&self) -> Result<()> {
-        write(&self.entrance()?, b"0")
     }
 
     /// Appends the numbers of all members, of directories below as well. Processes of a pid namespace that we cannot see
@@ -225,6 +234,11 @@ impl Cgroup {
     }
 
     fn remove_once(&self, path: &Path) -> Result<()> {
+        match rustix::fs::unlinkat(CWD, path, AtFlags::REMOVEDIR) {
+            // It has members, or directories below.
+            Err(Errno::BUSY | Errno::NOTEMPTY) => {}
+            removed => return removed,
+        }
         // What is further down comes later in the list.
         for place in self.below()?.into_iter().rev() {
             let removed = match place.is_empty() {

@@ -17,6 +17,8 @@ use crate::{Errno, Result, call};
 pub(super) struct Report {
     pub(super) step: i32,
     pub(super) errno: i32,
+    /// Set first of all: a child without it never ran.
+    pub(super) has_run: bool,
 }
 
 /// All that the child needs, prepared by the parent. Every pointer outlives the child's use of it.
@@ -29,6 +31,8 @@ pub(super) struct Order<'a> {
     pub(super) env: *const *const c_char,
     pub(super) dir: Option<&'a CStr>,
     pub(super) options: &'a SpawnOptions,
+    /// The directory whose `cgroup.procs` it enters by, unless it was born there.
+    pub(super) enters: Option<RawFd>,
     /// The pid that must still be the parent's once the parent-death signal is set.
     pub(super) parent: libc::pid_t,
     pub(super) moves: &'a mut [Move],
@@ -110,8 +114,10 @@ fn list_strays(ranges: &[(RawFd, RawFd)]) -> Result<Vec<RawFd>> {
 pub(super) extern "C" fn main(order: *mut c_void) -> libc::c_int {
     // SAFETY: the parent passes an `Order` that it lends until the child has left its memory.
     let order = unsafe { &mut *order.cast::<Order<'_>>() };
+    // SAFETY: the place is mapped and ours alone until we exit. Volatile: the reader is another process.
+    unsafe { order.report.write_volatile(Report { has_run: true, ..Report::default() }) };
     let Err((step, errno)) = run(order);
-    let report = Report { step: step as i32, errno: errno.raw_os_error() };
+    let report = Report { step: step as i32, errno: errno.raw_os_error(), has_run: true };
     // SAFETY: the place is mapped and ours alone until we exit. Volatile: the reader is another process. _exit(2) runs
     // nothing of the parent's.
     unsafe {
@@ -124,9 +130,9 @@ pub(super) extern "C" fn main(order: *mut c_void) -> libc::c_int {
 fn run(order: &mut Order<'_>) -> std::result::Result<Infallible, (SpawnStep, Errno)> {
     let at = |step| move |errno| (step, errno);
     let options = order.options;
-    if let Some(entrance) = options.cgroup {
+    if let Some(directory) = order.enters {
         // Before everything else: what it does from here on counts as the group's.
-        enter(entrance).map_err(at(SpawnStep::Cgroup))?;
+        enter(directory).map_err(at(SpawnStep::Cgroup))?;
     }
     dispositions(options.ignored).map_err(at(SpawnStep::Signals))?;
     // SAFETY: these calls take integers.
@@ -151,10 +157,16 @@ fn run(order: &mut Order<'_>) -> std::result::Result<Infallible, (SpawnStep, Err
     Err((SpawnStep::Exec, exec(order)))
 }
 
-/// Moves this process into the cgroup of an open `cgroup.procs`: `0` stands for whoever writes it.
-fn enter(entrance: RawFd) -> Result<()> {
-    // SAFETY: one byte of a constant is read.
-    call::retry(|| unsafe { libc::write(entrance, c"0".as_ptr().cast(), 1) }).map(drop)
+/// Moves this process into the cgroup of an open directory: `0` stands for whoever writes it.
+fn enter(directory: RawFd) -> Result<()> {
+    // SAFETY: the strings end in NUL; the descriptor is open and closed once.
+    unsafe {
+        let flags = libc::O_WRONLY | libc::O_CLOEXEC | libc::O_NOFOLLOW;
+        let file = call::retry(|| libc::openat(directory, c"cgroup.procs".as_ptr(), flags))?;
+        let entered = call::retry(|| libc::write(file, c"0".as_ptr().cast(), 1));
+        libc::close(file);
+        entered.map(drop)
+    }
 }
 
 /// Ignores what is to be ignored and gives everything else its default action.

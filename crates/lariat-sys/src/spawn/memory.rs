@@ -50,10 +50,18 @@ impl ChildMemory {
 
     /// Returns what the child reported; `None` if it executed its program.
     pub(super) fn report_text(&mut self) -> Option<Report> {
+        Some(self.read()).filter(|report| report.step != 0)
+    }
+
+    /// Says whether the child has run at all.
+    pub(super) fn has_run(&mut self) -> bool {
+        self.read().has_run
+    }
+
+    fn read(&mut self) -> Report {
         // SAFETY: the place is mapped, aligned, and began as zeroes, which are a valid report. It is read as volatile
         // because the writer is a process that the compiler does not know of.
-        let report = unsafe { self.report().read_volatile() };
-        (report.step != 0).then_some(report)
+        unsafe { self.report().read_volatile() }
     }
 
     fn at(&self, offset: usize) -> *mut c_void {

@@ -61,8 +61,7 @@ pub struct SpawnOptions {
     pub close_others: bool,
     /// Its nice value, from -20 to 19; `None` is ours.
     pub nice: Option<i32>,
-    /// The cgroup that it enters before anything else: an open [`crate::cgroup::Cgroup::entrance`]. Must stay open until
-    /// the spawn returns.
+    /// The directory of the cgroup that it is born in ([`crate::cgroup::Cgroup`]).
     pub cgroup: Option<RawFd>,
 }
 
@@ -251,6 +250,7 @@ fn start(
         env: env.as_ptr(),
         dir: program.dir.as_deref(),
         options,
+        enters: None,
         parent: how.parent,
         moves: &mut moves,
         close: &close,
@@ -261,7 +261,7 @@ fn start(
     let (pid, descriptor) = cloned.map_err(failure(SpawnStep::Clone))?;
     match memory.report_text() {
         None => Ok((pid, descriptor)),
-        Some(Report { step, errno }) => {
+        Some(Report { step, errno, .. }) => {
             collect(pid);
             Err(SpawnError {
                 step: SpawnStep::from_number(step).unwrap_or(SpawnStep::Exec),
@@ -276,6 +276,19 @@ fn clone(ways: &[libc::c_int], memory: &mut ChildMemory, order: &mut Order<'_>) 
     // HAZARD(child-in-our-memory): a handler that runs in the child would change the parent's memory. Everything is
     // blocked, the signals of the C library included, until the child has made all dispositions harmless.
     let mask = crate::signal::change_mask(libc::SIG_SETMASK, SignalSet::full());
+    let cloned = match order.options.cgroup {
+        Some(directory) => clone_into(directory, memory, order).or_else(|_| {
+            order.enters = Some(directory);
+            clone_by(ways, memory, order)
+        }),
+        None => clone_by(ways, memory, order),
+    };
+    crate::signal::change_mask(libc::SIG_SETMASK, mask);
+    cloned
+}
+
+/// Takes the first way that the kernel knows.
+fn clone_by(ways: &[libc::c_int], memory: &mut ChildMemory, order: &mut Order<'_>) -> Result<(i32, OwnedFd)> {
     let mut cloned = Err(Errno::NOSYS);
     for way in ways {
         cloned = clone_with(*way, memory, order);
@@ -283,8 +296,46 @@ fn clone(ways: &[libc::c_int], memory: &mut ChildMemory, order: &mut Order<'_>) 
             break;
         }
     }
-    crate::signal::change_mask(libc::SIG_SETMASK, mask);
     cloned
+}
+
+/// Makes a child that is born in a cgroup (`clone3(2)`, `CLONE_INTO_CGROUP`): a copy of us, since only a call written in
+/// assembler could give it our memory, and a stack of its own, by `clone3`. Whoever starts services is small.
+///
+/// HAZARD(cgroup-entry-stall): a child that enters by itself waits for a grace period of the kernel's, up to tens of
+/// milliseconds; one that is born there does not.
+///
+/// # Errors
+/// Anything: it is one way of two, and what matters is what the other one says.
+fn clone_into(directory: RawFd, memory: &mut ChildMemory, order: &mut Order<'_>) -> Result<(i32, OwnedFd)> {
+    // KERNEL(5.7): CLONE_INTO_CGROUP, of linux/sched.h. Before, the child enters by itself.
+    const INTO_CGROUP: u64 = 0x2_0000_0000;
+    let mut descriptor: libc::c_int = -1;
+    // SAFETY: all fields are numbers, for which zero is "not used".
+    let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
+    args.flags = INTO_CGROUP | (libc::CLONE_VFORK | libc::CLONE_PIDFD) as u64;
+    args.exit_signal = libc::SIGCHLD as u64;
+    args.pidfd = (&raw mut descriptor) as u64;
+    args.cgroup = u64::try_from(directory).map_err(|_| Errno::BADF)?;
+    // SAFETY: the child is a copy with one thread, on a copy of this stack, and goes straight into `child::main`, which
+    // makes system calls only and never returns. The kernel writes `descriptor` in our memory before it returns.
+    let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of::<libc::clone_args>()) };
+    if pid == 0 {
+        child::main((&raw mut *order).cast());
+    }
+    let pid = i32::try_from(call::check(pid)?).map_err(|_| Errno::BADMSG)?;
+    if descriptor < 0 {
+        return Err(Errno::NOSYS);
+    }
+    // SAFETY: the kernel has opened it for us (CLONE_PIDFD, close-on-exec), and nobody else knows it.
+    let descriptor = unsafe { OwnedFd::from_raw_fd(descriptor) };
+    if !memory.has_run() {
+        // HAZARD(cgroup-killed-once): the kernel took it for one that was to be killed with a cgroup of ours that was
+        // killed before, and killed it before its first instruction.
+        collect(pid);
+        return Err(Errno::INTR);
+    }
+    Ok((pid, descriptor))
 }
 
 fn clone_with(flags: libc::c_int, memory: &mut ChildMemory, order: &mut Order<'_>) -> Result<(i32, OwnedFd)> {
