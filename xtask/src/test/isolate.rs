@@ -14,7 +14,7 @@ use anyhow::{Result, ensure};
 use serde_json::Value;
 
 use super::steps::{CARGO_LIMIT, TestRun};
-use super::{Outcome, ROOT_TOO_VARIABLE, SKIPS_VARIABLE, Session};
+use super::{MATRIX_PROFILE, Outcome, Session};
 use crate::commands;
 
 /// Longest time for one test.
@@ -23,6 +23,9 @@ const TEST_LIMIT: Duration = Duration::from_secs(120);
 const WORKERS_MAX: usize = 4;
 /// Packages that the profile `user` leaves out; .config/nextest.toml says the same.
 const SAME_FOR_EVERYONE: &[&str] = &["xtask", "lariat-config"];
+
+/// The programs of the profile `matrix`; .config/nextest.toml says the same.
+const MATRIX: &[&str] = &["run_matrix", "up_careless", "up_stops", "up_runs", "doctor"];
 
 /// A program full of tests.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -75,10 +78,8 @@ fn start(session: &Session, how: &TestRun<'_>, program: &Program) -> Command {
         command.arg(&program.path);
     }
     command.current_dir(&program.dir).env("CARGO_MANIFEST_DIR", &program.dir);
-    command.env("PATH", &session.path).env(SKIPS_VARIABLE, how.skips);
-    if how.runner.is_some() {
-        command.env(ROOT_TOO_VARIABLE, "1");
-    }
+    command.env("PATH", &session.path);
+    how.tell(&mut command);
     command
 }
 
@@ -105,7 +106,11 @@ fn program(line: &str, profile: &str) -> Option<Program> {
         serde_json::from_str(line).ok().filter(|message: &Value| message["profile"]["test"] == true)?;
     let dir = Path::new(message["manifest_path"].as_str()?).parent()?.to_path_buf();
     let package = dir.file_name()?.to_str()?;
-    let is_wanted = profile != "user" || !SAME_FOR_EVERYONE.contains(&package);
+    let is_wanted = match profile {
+        "user" => !SAME_FOR_EVERYONE.contains(&package),
+        MATRIX_PROFILE => message["target"]["name"].as_str().is_some_and(|name| MATRIX.contains(&name)),
+        _ => true,
+    };
     let path = PathBuf::from(message["executable"].as_str()?);
     is_wanted.then_some(Program { path, dir })
 }
@@ -126,6 +131,17 @@ mod tests {
         );
         assert_eq!(program(&MESSAGE.replace("true", "false"), "default"), None);
         assert_eq!(program("warning: unused", "default"), None);
+    }
+
+    #[test]
+    fn the_profile_matrix_has_the_same_programs_as_nextest() {
+        let of = |name: &str| {
+            MESSAGE.replace("\"profile\"", &format!("\"target\":{{\"name\":\"{name}\"}},\"profile\""))
+        };
+        assert!(program(&of("run_matrix"), MATRIX_PROFILE).is_some());
+        assert_eq!(program(&of("usage"), MATRIX_PROFILE), None);
+        let config = include_str!("../../../.config/nextest.toml");
+        assert!(config.contains(&format!("default-filter = 'binary(/^({})$/)'", MATRIX.join("|"))));
     }
 
     #[test]

@@ -25,6 +25,11 @@ const SKIPS_VARIABLE: &str = "LARIAT_TEST_SKIPS";
 /// Set for the run as an ordinary user: the tests that need root ran as root before.
 const ROOT_TOO_VARIABLE: &str = "LARIAT_TEST_ROOT_TOO";
 
+/// The containment that the tests ask lariat for.
+const CONTAINMENT_VARIABLE: &str = "LARIAT_TEST_CONTAINMENT";
+/// The profile of the tests that are about trees and endings.
+const MATRIX_PROFILE: &str = "matrix";
+
 /// What a step led to.
 #[derive(Clone, Default, PartialEq, Eq, Debug)]
 pub(crate) struct Outcome {
@@ -79,9 +84,11 @@ const STEPS: &[Step] = &[
         is_quick: true,
     },
     Step { name: "tests", run: steps::tests, is_quick: true },
+    Step { name: "trees by descent alone", run: steps::matrix, is_quick: false },
     Step { name: "doc tests", run: steps::doc_tests, is_quick: false },
     Step { name: "documentation", run: steps::documentation, is_quick: false },
     Step { name: "tests as an ordinary user", run: user::run, is_quick: false },
+    Step { name: "the same by descent alone", run: user::matrix, is_quick: false },
     Step { name: "README", run: readme::run, is_quick: false },
 ];
 

@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 
-use super::{Outcome, ROOT_TOO_VARIABLE, SKIPS_VARIABLE, Session, isolate};
+use super::{
+    CONTAINMENT_VARIABLE, MATRIX_PROFILE, Outcome, ROOT_TOO_VARIABLE, SKIPS_VARIABLE, Session, isolate,
+};
 use crate::commands;
 
 /// Longest time for building, or for one run of the tests.
@@ -61,6 +63,22 @@ pub(super) struct TestRun<'a> {
     pub(super) skips: &'a Path,
     /// Put in front of each test program.
     pub(super) runner: Option<&'a Path>,
+    /// The containment that lariat is asked for; what it finds best if absent.
+    pub(super) containment: Option<&'a str>,
+}
+
+impl TestRun<'_> {
+    /// Tells the tests what they are to do otherwise than usual.
+    pub(super) fn tell(&self, command: &mut Command) {
+        command.env(SKIPS_VARIABLE, self.skips);
+        if let Some(containment) = self.containment {
+            command.env(CONTAINMENT_VARIABLE, containment);
+        }
+        if self.runner.is_some() {
+            // The same tests have run as root before: what needs root was not skipped, only not run twice.
+            command.env(ROOT_TOO_VARIABLE, "1");
+        }
+    }
 }
 
 /// All tests, as who we are.
@@ -70,7 +88,22 @@ pub(super) fn tests(session: &Session) -> Result<Outcome> {
     fs::write(&skips, "")?;
     run_tests(
         session,
-        &TestRun { profile: if session.is_ci { "ci" } else { "default" }, skips: &skips, runner: None },
+        &TestRun {
+            profile: if session.is_ci { "ci" } else { "default" },
+            skips: &skips,
+            runner: None,
+            containment: None,
+        },
+    )
+}
+
+/// The trees and endings again, by descent alone: elsewhere a cgroup may have done the work.
+pub(super) fn matrix(session: &Session) -> Result<Outcome> {
+    let skips = session.root.join("target/matrix-skips.txt");
+    fs::write(&skips, "")?;
+    run_tests(
+        session,
+        &TestRun { profile: MATRIX_PROFILE, skips: &skips, runner: None, containment: Some("lineage") },
     )
 }
 
@@ -95,10 +128,8 @@ pub(super) fn run_tests(session: &Session, how: &TestRun<'_>) -> Result<Outcome>
 fn nextest(session: &Session, how: &TestRun<'_>) -> Result<Outcome> {
     let args = ["nextest", "run", "--workspace", "--locked", "--no-fail-fast", "--profile", how.profile];
     let mut command = session.cargo(&args);
-    command.env(SKIPS_VARIABLE, how.skips);
+    how.tell(&mut command);
     if let Some(runner) = how.runner {
-        // The same tests have run as root before: what needs root was not skipped, only not run twice.
-        command.env(ROOT_TOO_VARIABLE, "1");
         command.env(format!("CARGO_TARGET_{}_RUNNER", host()?.to_uppercase().replace('-', "_")), runner);
     }
     counted(&mut command, nextest_counts)

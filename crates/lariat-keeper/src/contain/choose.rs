@@ -4,7 +4,7 @@
 //! directory, enter it, be seen in it, be killed through it, be gone from it, remove it. The first step that fails is
 //! the answer.
 
-use std::ffi::{CString, OsString};
+use std::ffi::{CString, OsStr};
 use std::fmt;
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::{Path, PathBuf};
@@ -130,7 +130,7 @@ fn try_out(group: &Cgroup, executable: &Path, name: &str) -> Result<(), Refusal>
 fn see_and_kill(group: &Cgroup, pid: i32, name: &str) -> Result<(), Refusal> {
     let step = |step| move |errno| Refusal::Step { step, errno };
     let place = cgroup::of(pid).map_err(step("read its cgroup"))?;
-    if !place.is_some_and(|place| place.file_name() == Some(OsString::from(name).as_os_str())) {
+    if place.is_none_or(|place| place.file_name() != Some(OsStr::new(name))) {
         return Err(Refusal::NotContained("a process that entered is not in it"));
     }
     group.kill().map_err(step("kill through it"))?;

@@ -133,7 +133,7 @@ impl Cgroup {
     /// have none and are left out. No snapshot, but a member that forks is listed together with its child or before.
     pub fn members(&self, out: &mut Vec<i32>) -> Result<()> {
         for place in self.below()? {
-            match self.file(&join(&place, "cgroup.procs"), OFlags::RDONLY).and_then(|file| read(&file)) {
+            match self.file(join(&place, "cgroup.procs"), OFlags::RDONLY).and_then(|file| read(&file)) {
                 Ok(text) => out.extend(text::numbers(&text)),
                 // Removed meanwhile; or part of a threaded group, whose processes its root lists.
                 Err(Errno::NOENT | Errno::NODEV | Errno::OPNOTSUPP) => {}

@@ -1,0 +1,219 @@
+//! Containment by cgroup, from outside: what it adds to descent, and what happens where it cannot be had.
+
+use lariat_testkit::census::{self, Seen};
+use lariat_testkit::{Arena, Containment, Facts, PATIENCE, Running, Stack, fixture, needs, wait_until};
+
+const LARIAT: &str = env!("CARGO_BIN_EXE_lariat");
+
+/// Opens an arena with a boundary, or leaves the test out where the tests may have none.
+fn bounded() -> Option<Arena> {
+    let arena = Arena::with(Containment::Cgroup);
+    if arena.boundary().is_none() {
+        needs::skip_as_user("no cgroup directory can be made here");
+        return None;
+    }
+    Some(arena)
+}
+
+macro_rules! bounded {
+    () => {
+        match bounded() {
+            Some(arena) => arena,
+            None => return,
+        }
+    };
+}
+
+fn stack(arena: &Arena, kind: &str, args: &str, more: &str) -> (Stack, Facts) {
+    let facts = arena.facts("f");
+    let toml = format!("[service.web]\nrun = '{}'\n{more}\n", fixture::line(kind, &facts, args));
+    (Stack::new(arena, LARIAT, "project", &toml), facts)
+}
+
+/// Kills lariat and its keepers in one go: none of them sees another's death before its own.
+fn kill_all_of_lariat(lariat: &Running) {
+    let own = lariat.seen().expect("it is alive");
+    let keepers: Vec<Seen> = census::children_of(own.pid).into_iter().filter_map(Seen::of).collect();
+    assert!(!keepers.is_empty());
+    keepers.iter().chain([&own]).for_each(|seen| seen.signal(libc::SIGSTOP));
+    keepers.iter().for_each(Seen::kill);
+    lariat.signal(libc::SIGKILL);
+    wait_until("the keepers' end", PATIENCE, || {
+        keepers.iter().all(|seen| Seen::of(seen.pid).is_none_or(|now| !now.is_alive())).then_some(())
+    });
+}
+
+fn inner(arena: &Arena) -> usize {
+    arena.boundary().map_or(0, |boundary| boundary.inner().len())
+}
+
+#[test]
+fn every_start_has_a_directory_and_none_is_left() {
+    let arena = bounded!();
+    let (stack, facts) = stack(&arena, "new-session", "", "");
+    let up = stack.up(&arena);
+    facts.wait_for("ready");
+    let members = arena.boundary().expect("it is there").members();
+    assert!(members.contains(&facts.pid("leader")) && members.contains(&facts.pid("child")));
+    assert_eq!(inner(&arena), 1);
+    let before = stack.count("service-ready");
+    stack.run(&arena, &["restart", "web"]).expect(0);
+    stack.wait_event("service-ready", before);
+    assert_eq!(inner(&arena), 1, "the last one's is gone, the new one's is there");
+    stack.run(&arena, &["down"]).expect(0);
+    up.wait().expect(0);
+    assert_eq!(inner(&arena), 0);
+    arena.finish();
+}
+
+#[test]
+fn whom_nothing_else_tells_is_found_after_every_lariat_process_was_killed() {
+    // No name, no environment, no descriptors, a session and a parent of its own: under descent alone it could only be
+    // guessed. In the directory it is certain.
+    let arena = bounded!();
+    let (stack, facts) = stack(&arena, "disguised", "--manner stubborn", "stop = { grace = '200ms' }");
+    let up = stack.up(&arena);
+    facts.wait_for("ready");
+    let disguised = facts.pid("disguised");
+    kill_all_of_lariat(&up);
+    up.wait();
+    let alive = |pid: i32| Seen::of(pid).is_some_and(|seen| seen.is_alive());
+    assert!(alive(disguised), "the kernel ends nobody here");
+    let ended = stack.run(&arena, &["down", "--yes"]).expect(0);
+    let said = ended.out() + &ended.err();
+    assert!(said.contains("cgroup") && said.contains(&disguised.to_string()), "{said}");
+    assert!(!alive(disguised));
+    assert_eq!(inner(&arena), 0, "the directory is gone as well");
+    arena.finish();
+}
+
+#[test]
+fn descent_alone_does_not_find_the_disguised() {
+    // The control of the test above: without the directory nobody is certain, and nobody unsure is ended.
+    let mut arena = Arena::with(Containment::Lineage);
+    let (stack, facts) = stack(&arena, "disguised", "--manner stubborn", "stop = { grace = '200ms' }");
+    let up = stack.up(&arena);
+    facts.wait_for("ready");
+    kill_all_of_lariat(&up);
+    up.wait();
+    stack.run(&arena, &["down", "--yes"]).expect(0);
+    let leaks = arena.check();
+    assert!(leaks.processes.iter().any(|seen| seen.pid == facts.pid("disguised")), "{leaks}");
+}
+
+#[test]
+fn a_keepers_death_ends_the_service_and_its_directory() {
+    let arena = bounded!();
+    let (stack, facts) = stack(&arena, "disguised", "--manner stubborn", "stop = { grace = '200ms' }");
+    let up = stack.up(&arena);
+    facts.wait_for("ready");
+    stack.keepers(&arena).iter().for_each(Seen::kill);
+    up.wait().expect(1);
+    assert_eq!(inner(&arena), 0);
+    arena.finish();
+}
+
+#[test]
+fn who_is_moved_in_from_outside_ends_with_the_service() {
+    let arena = bounded!();
+    let facts = arena.facts("f");
+    let run = arena
+        .command(LARIAT)
+        .args(["run", "--grace", "5s", "--", fixture::path(), "alone"])
+        .facts(&facts)
+        .own_session()
+        .start();
+    facts.wait_for("ready");
+    let stranger = arena.command("/bin/sleep").arg("600").own_session().start();
+    let directories = arena.boundary().expect("it is there").inner();
+    let entrance = directories.first().expect("the command has one").join("cgroup.procs");
+    std::fs::write(entrance, stranger.pid().to_string()).expect("we may move our own");
+    run.signal(libc::SIGTERM);
+    run.wait();
+    assert_eq!(stranger.wait().signal(), Some(libc::SIGTERM), "it was told like any member");
+    assert_eq!(inner(&arena), 0);
+    arena.finish();
+}
+
+#[test]
+fn who_moves_out_is_ended_by_descent() {
+    let arena = bounded!();
+    let outside = arena.boundary().expect("it is there").path().join("cgroup.procs");
+    let script = format!(
+        "(trap '' TERM; echo 0 > {}; setsid sleep 600 & exec sleep 600) & echo on; wait",
+        outside.display()
+    );
+    let run = arena
+        .command(LARIAT)
+        .args(["run", "--grace", "300ms", "--", "sh", "-c", &script])
+        .own_session()
+        .start();
+    wait_until("two sleepers outside", PATIENCE, || {
+        let text = std::fs::read_to_string(&outside).unwrap_or_default();
+        (text.lines().count() >= 2).then_some(())
+    });
+    run.signal(libc::SIGTERM);
+    run.wait();
+    assert_eq!(inner(&arena), 0);
+    arena.finish();
+}
+
+#[test]
+fn what_cannot_be_had_is_said_only_where_it_was_asked_for() {
+    let arena = Arena::with(Containment::Lineage);
+    let (stack, _) = stack(&arena, "alone", "--ms 1", "");
+    let with = |containment: &str, cgroup: &str, args: &[&str]| {
+        stack.lariat(&arena, args).env("LARIAT_CONTAINMENT", containment).env("LARIAT_CGROUP", cgroup).run()
+    };
+    let nowhere = "/nowhere/at/all";
+    let quiet = with("auto", nowhere, &["run", "--", "true"]).expect(0);
+    assert_eq!(quiet.err(), "");
+    let refused = with("cgroup", nowhere, &["run", "--", "true"]).expect(125);
+    assert!(refused.err().contains("could not make a cgroup"), "{refused:?}");
+    let no_group = with("cgroup", "/tmp", &["run", "--", "true"]).expect(125);
+    assert!(!no_group.err().is_empty());
+    for (containment, cgroup, word) in [("magic", "", "magic"), ("auto", "relative/path", "absolute")] {
+        let wrong = with(containment, cgroup, &["run", "--", "true"]).expect(125);
+        assert!(wrong.err().contains(word), "{wrong:?}");
+        let wrong = with(containment, cgroup, &["up", "--yes"]).expect(2);
+        assert!(wrong.err().contains(word), "{wrong:?}");
+    }
+    arena.finish();
+}
+
+#[test]
+fn an_ordinary_user_with_a_delegated_directory_has_it_too() {
+    // As in a desktop's terminal: the directory is the user's, and so are those below.
+    let arena = bounded!();
+    if !lariat_testkit::is_root() {
+        // The directory of the tests is a delegated one already.
+        return;
+    }
+    let boundary = arena.boundary().expect("it is there").path().to_owned();
+    for name in ["", "cgroup.procs", "cgroup.subtree_control", "cgroup.threads"] {
+        std::os::unix::fs::chown(boundary.join(name), Some(2), Some(2)).expect("it is ours to give");
+    }
+    for name in ["home", "tmp", "runtime", "work", "facts-f"] {
+        let path = arena.dir().join(name);
+        std::fs::create_dir_all(&path).expect("the arena is writable");
+        std::os::unix::fs::chown(path, Some(2), Some(2)).expect("it is ours to give");
+    }
+    let facts = arena.facts("f");
+    let script = format!(
+        "echo 0 > {}/cgroup.procs && exec setpriv --reuid 2 --regid 2 --clear-groups \"$@\"",
+        boundary.display()
+    );
+    let run = arena
+        .command("/bin/sh")
+        .args(["-c", &script, "sh", LARIAT, "run", "--grace", "300ms", "--", fixture::path(), "disguised"])
+        .args(["--manner", "stubborn"])
+        .facts(&facts)
+        .own_session()
+        .start();
+    facts.wait_for("ready");
+    assert_eq!(inner(&arena), 1, "LARIAT_CONTAINMENT demands it, and it is there");
+    run.signal(libc::SIGTERM);
+    run.wait();
+    assert_eq!(inner(&arena), 0);
+    arena.finish();
+}
