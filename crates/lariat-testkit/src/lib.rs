@@ -27,6 +27,7 @@ pub mod facts;
 pub mod fixture;
 pub mod needs;
 pub mod net;
+pub mod numbers;
 pub mod project;
 pub mod pty;
 pub mod reaper;

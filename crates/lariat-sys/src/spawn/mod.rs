@@ -179,7 +179,10 @@ pub fn spawn(program: &Program, options: &SpawnOptions) -> std::result::Result<C
     let pidfd = PidFd::from_owned(descriptor);
     // The child is unreaped, so its number cannot be anybody else's.
     match Identity::of(pid) {
-        Ok(Some(identity)) => Ok(Child { pid, identity, pidfd }),
+        Ok(Some(identity)) => {
+            let identity = identity.with_inode(pidfd.inode());
+            Ok(Child { pid, identity, pidfd })
+        }
         unknown => {
             // A process that cannot be named cannot be looked after. Killing our own unreaped child cannot hit a
             // stranger, and the error that matters is the one below.
@@ -332,9 +335,9 @@ pub unsafe fn fork() -> Result<Option<Forked>> {
     if pid == 0 {
         return Ok(None);
     }
-    let named = PidFd::open_pid(pid).and_then(|pidfd| Ok((Identity::of(pid)?.ok_or(Errno::SRCH)?, pidfd)));
-    match named {
-        Ok((identity, pidfd)) => Ok(Some(Child { pid, identity, pidfd })),
+    // The child is unreaped, so its number cannot be anybody else's.
+    match PidFd::of(pid).and_then(|named| named.ok_or(Errno::SRCH)) {
+        Ok((pidfd, identity)) => Ok(Some(Child { pid, identity, pidfd })),
         Err(errno) => {
             // SAFETY: kill(2) takes two integers; the number is that of our own unreaped child.
             unsafe { libc::kill(pid, libc::SIGKILL) };

@@ -72,17 +72,21 @@ pub struct ProcessRecord {
     pub pid: i32,
     /// When it started, in clock ticks since boot.
     pub start: u64,
+    /// Its number in pidfs, unique within the boot; absent where the kernel has none, and in ledgers of versions that
+    /// did not know it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub inode: Option<u64>,
 }
 
 impl From<Identity> for ProcessRecord {
     fn from(identity: Identity) -> Self {
-        Self { pid: identity.pid, start: identity.start }
+        Self { pid: identity.pid, start: identity.start, inode: identity.inode() }
     }
 }
 
 impl From<ProcessRecord> for Identity {
     fn from(record: ProcessRecord) -> Self {
-        Self { pid: record.pid, start: record.start }
+        Self::new(record.pid, record.start).with_inode(record.inode)
     }
 }
 
@@ -224,6 +228,9 @@ pub struct LeftRecord {
     pub pid: i32,
     /// When it started, in clock ticks since boot.
     pub start: u64,
+    /// Its number in pidfs, if it is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub inode: Option<u64>,
     /// The name of its program.
     #[serde(default)]
     pub comm: String,
@@ -374,6 +381,9 @@ pub struct EndLeft {
     pub pid: i32,
     /// When it started, in clock ticks since boot.
     pub start: u64,
+    /// Its number in pidfs, if it is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub inode: Option<u64>,
     /// The name of its program.
     #[serde(default)]
     pub comm: String,
@@ -390,7 +400,7 @@ impl EndLeft {
             0 => "does not end, stuck in the kernel".to_owned(),
             errno => lariat_sys::Errno::from_raw_os_error(errno).to_string(),
         };
-        LeftRecord { pid: self.pid, start: self.start, comm: self.comm.clone(), reason }
+        LeftRecord { pid: self.pid, start: self.start, inode: self.inode, comm: self.comm.clone(), reason }
     }
 }
 
@@ -484,9 +494,9 @@ mod tests {
     fn the_line_of_a_keeper_is_read() {
         use lariat_keeper::wire::{End, Named};
         use lariat_sys::reap::Exit;
-        let leader = Identity { pid: 13, start: 14 };
+        let leader = Identity::new(13, 14).with_inode(Some(17));
         let named = Named {
-            identity: Identity { pid: 15, start: 16 },
+            identity: Identity::new(15, 16),
             comm: lariat_sys::procfs::Comm::new(b"stuck"),
             errno: 1,
         };

@@ -3,7 +3,6 @@
 use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
-use lariat_sys::pidfd::PidFd;
 use lariat_sys::signal::Signal;
 use proptest::prelude::*;
 
@@ -19,7 +18,7 @@ fn run() -> RunId {
 fn clue(pid: i32, start: u64) -> LeaderClue {
     LeaderClue {
         service: "web".into(),
-        leader: Identity { pid, start },
+        leader: Identity::new(pid, start),
         has_own_session: true,
         has_own_group: true,
     }
@@ -31,14 +30,14 @@ fn clues() -> Clues {
         boot: Some("boot".into()),
         pid_namespace: Some(7),
         leaders: vec![clue(100, 50)],
-        spared: vec![Identity { pid: 90, start: 40 }],
+        spared: vec![Identity::new(90, 40)],
     }
 }
 
 /// A process of our user, started at tick 60, child of init, in a session and group of its own.
 fn process(pid: i32) -> Process {
     Process {
-        identity: Identity { pid, start: 60 },
+        identity: Identity::new(pid, 60),
         ppid: 1,
         pgrp: pid,
         session: pid,
@@ -50,7 +49,7 @@ fn process(pid: i32) -> Process {
 }
 
 fn leader() -> Process {
-    Process { identity: Identity { pid: 100, start: 50 }, ..process(100) }
+    Process { identity: Identity::new(100, 50), ..process(100) }
 }
 
 fn marked(pid: i32) -> Process {
@@ -82,7 +81,7 @@ fn foreign(process: Process) -> Process {
 }
 
 fn identities_and_marks() -> Vec<Row> {
-    let reused = || Process { identity: Identity { pid: 100, start: 70 }, ..process(100) };
+    let reused = || Process { identity: Identity::new(100, 70), ..process(100) };
     let in_group = |pid| Process { pgrp: 100, ..process(pid) };
     vec![
         ("nobody", vec![process(300)], vec![], vec![]),
@@ -108,7 +107,7 @@ fn identities_and_marks() -> Vec<Row> {
             vec![
                 marked(500),
                 marked(1),
-                Process { identity: Identity { pid: 90, start: 40 }, ..marked(90) },
+                Process { identity: Identity::new(90, 40), ..marked(90) },
                 Process { session: 100, ..marked(501) },
             ],
             vec![(501, Why::Marked)],
@@ -116,7 +115,7 @@ fn identities_and_marks() -> Vec<Row> {
         ),
         (
             "what has a keeper's number now is no keeper",
-            vec![Process { identity: Identity { pid: 90, start: 99 }, ..marked(90) }],
+            vec![Process { identity: Identity::new(90, 99), ..marked(90) }],
             vec![(90, Why::Marked)],
             vec![],
         ),
@@ -125,7 +124,7 @@ fn identities_and_marks() -> Vec<Row> {
 
 fn sessions_and_groups() -> Vec<Row> {
     let zombie = |process| Process { is_alive: false, ..process };
-    let older = |pid| Process { identity: Identity { pid, start: 10 }, ..member(pid) };
+    let older = |pid| Process { identity: Identity::new(pid, 10), ..member(pid) };
     let in_group = |pid| Process { pgrp: 100, ..process(pid) };
     vec![
         ("a session's number alone", vec![member(300)], vec![], vec![(300, Why::Session(100))]),
@@ -221,7 +220,7 @@ fn clues_come_from_the_record() {
     assert_eq!(clues.spared.iter().map(|i| i.pid).collect::<Vec<_>>(), [4200, 4201]);
     record.services[0].session = Some(77);
     record.services[0].earlier =
-        vec![EarlierStart { leader: ProcessRecord { pid: 9, start: 1 }, session: 9 }];
+        vec![EarlierStart { leader: ProcessRecord { pid: 9, start: 1, inode: None }, session: 9 }];
     let own = |clues: Clues| clues.leaders.iter().map(|l| l.has_own_session).collect::<Vec<_>>();
     assert_eq!(own(Clues::of(&record)), [false, true]);
 }
@@ -230,7 +229,7 @@ fn any_process() -> impl Strategy<Value = Process> {
     let small = || 1..12_i32;
     (small(), 45..65_u64, small(), small(), small(), 0..3_u32, any::<bool>(), 0..3_u8).prop_map(
         |(pid, start, ppid, pgrp, session, uid, is_alive, mark)| Process {
-            identity: Identity { pid, start },
+            identity: Identity::new(pid, start),
             ppid,
             pgrp,
             session,
