@@ -126,11 +126,17 @@ impl Numbers {
             set_last(pid - 1);
         }
         for _ in 0..FORKS_MAX {
-            if let Some(stranger) = fork_stranger(pid, leads) {
+            if let Some(stranger) = fork_stranger(Some(pid), leads) {
                 return stranger;
             }
         }
         panic!("number {pid} did not come back in {FORKS_MAX} forks; limit {PID_MAX}, {self:?}");
+    }
+
+    /// Starts a stranger with the next free number; `None` where there is none for now.
+    #[must_use]
+    pub fn next(self) -> Option<Stranger> {
+        fork_stranger(None, false)
     }
 
     /// Lets all numbers come round and says whether `pid` was given to nobody: somebody has it, be it a zombie.
@@ -147,7 +153,7 @@ impl Numbers {
     #[must_use]
     pub fn stranger_at_once(self, pid: i32, leads: bool) -> Option<Stranger> {
         set_last(pid - 1);
-        fork_stranger(pid, leads)
+        fork_stranger(Some(pid), leads)
     }
 }
 
@@ -197,8 +203,16 @@ fn fork_and_end() -> i32 {
     pid
 }
 
-/// Forks a process, which stays if it got the number `wanted`.
-fn fork_stranger(wanted: i32, leads: bool) -> Option<Stranger> {
+/// Signals whoever has a number, as nobody should: what negative controls do.
+pub fn kill_number(pid: i32) {
+    if let Some(pid) = rustix::process::Pid::from_raw(pid) {
+        // Nobody may have it by now.
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+    }
+}
+
+/// Forks a process, which stays if it got the number `wanted`, or if any will do.
+fn fork_stranger(wanted: Option<i32>, leads: bool) -> Option<Stranger> {
     let mut ends = [0; 2];
     // SAFETY: the array has room for both descriptors.
     assert_eq!(unsafe { libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC) }, 0, "a pipe");
@@ -207,7 +221,7 @@ fn fork_stranger(wanted: i32, leads: bool) -> Option<Stranger> {
     if pid == 0 {
         // SAFETY: as above; the byte is a live one.
         unsafe {
-            if libc::getpid() != wanted {
+            if wanted.is_some_and(|wanted| libc::getpid() != wanted) {
                 libc::_exit(0);
             }
             if leads {
@@ -219,7 +233,8 @@ fn fork_stranger(wanted: i32, leads: bool) -> Option<Stranger> {
             }
         }
     }
-    assert!(pid > 0, "fork: {}", std::io::Error::last_os_error());
+    let error = std::io::Error::last_os_error();
+    assert!(pid > 0 || error.raw_os_error() == Some(libc::EAGAIN), "fork: {error}");
     let mut byte = [0_u8];
     // SAFETY: both descriptors are ours; the buffer is a live byte. The read ends with the byte, or with the child.
     let is_there = unsafe {
@@ -228,6 +243,9 @@ fn fork_stranger(wanted: i32, leads: bool) -> Option<Stranger> {
         libc::close(ends[0]);
         read == 1
     };
+    if pid < 0 {
+        return None;
+    }
     if is_there {
         return Seen::of(pid).map(|seen| Stranger { seen });
     }

@@ -491,6 +491,20 @@ mod tests {
     }
 
     #[test]
+    fn an_identity_is_written_with_its_inode_and_read_without() {
+        let identity = Identity::new(4202, 123).with_inode(Some(u64::MAX));
+        let text = serde_json::to_string(&ProcessRecord::from(identity)).unwrap();
+        assert_eq!(text, format!(r#"{{"pid":4202,"start":123,"inode":{}}}"#, u64::MAX));
+        let read = |text: &str| Identity::from(serde_json::from_str::<ProcessRecord>(text).unwrap());
+        assert_eq!((read(&text), read(&text).inode()), (identity, Some(u64::MAX)));
+        // As older versions wrote it, and as a newer one may.
+        let old = r#"{"pid":4202,"start":123}"#;
+        assert_eq!((read(old), read(old).inode()), (identity, None));
+        assert_eq!(serde_json::to_string(&ProcessRecord::from(read(old))).unwrap(), old);
+        assert_eq!(read(r#"{"pid":4202,"start":123,"handle":"00ff"}"#), identity);
+    }
+
+    #[test]
     fn the_line_of_a_keeper_is_read() {
         use lariat_keeper::wire::{End, Named};
         use lariat_sys::reap::Exit;
@@ -510,7 +524,7 @@ mod tests {
             let end = End { exit, told: 1, stragglers: 2, left: 1, dropped_bytes: 7, ..End::default() };
             let line = lariat_keeper::record::line("0123456789abcdef", "web", leader, &end, &[named], 18);
             let record: EndRecord = serde_json::from_str(&line).unwrap();
-            assert_eq!((record.exit, record.leader), (expected, leader.into()));
+            assert_eq!((record.exit, record.leader, record.leader.inode), (expected, leader.into(), Some(17)));
             assert_eq!((record.told, record.stragglers, record.left_total, record.at_ms), (1, 2, 1, 18));
             assert_eq!(record.left[0].to_left().reason, "Operation not permitted (os error 1)");
             assert_eq!(record.dropped_bytes, 7);

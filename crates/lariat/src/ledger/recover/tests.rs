@@ -180,6 +180,40 @@ fn who_is_certain_and_who_is_possible() {
 }
 
 #[test]
+fn within_one_tick_the_inode_tells_whose_number_it_is() {
+    let seen = |inode| Process { identity: leader().identity.with_inode(inode), ..leader() };
+    let in_group = |pid| Process { pgrp: 100, ..process(pid) };
+    // What the ledger says, what is seen, and whether that is the leader.
+    for (recorded, found, is_leader) in [
+        (Some(7), Some(7), true),
+        (Some(7), Some(8), false),
+        (None, Some(8), true),
+        (Some(7), None, true),
+        (None, None, true),
+    ] {
+        let mut clues = clues();
+        clues.leaders[0].leader = clues.leaders[0].leader.with_inode(recorded);
+        let findings = find(&clues, &snapshot(&[seen(found), member(300), in_group(301)]));
+        let (certain, possible) = (reasons(&findings.certain), reasons(&findings.possible));
+        if is_leader {
+            assert_eq!(certain, [(100, Why::Recorded), (300, Why::Session(100)), (301, Why::Group(100))]);
+        } else {
+            assert!(certain.is_empty() && possible.is_empty(), "{certain:?}, {possible:?}");
+        }
+    }
+}
+
+#[test]
+fn a_keepers_number_within_one_tick_spares_nobody() {
+    let mut clues = clues();
+    clues.spared[0] = clues.spared[0].with_inode(Some(7));
+    let with = |inode| Process { identity: Identity::new(90, 40).with_inode(inode), ..marked(90) };
+    assert!(find(&clues, &snapshot(&[with(Some(7))])).is_empty());
+    let findings = find(&clues, &snapshot(&[with(Some(8))]));
+    assert_eq!(reasons(&findings.certain), [(90, Why::Marked)]);
+}
+
+#[test]
 fn a_command_in_front_of_a_terminal_does_not_claim_the_shells_session() {
     let mut clues = clues();
     clues.leaders[0].has_own_session = false;
