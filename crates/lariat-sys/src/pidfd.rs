@@ -107,8 +107,13 @@ impl PidFd {
     /// Says whether the process still has its number: it lives, or is a zombie that nobody has reaped.
     #[must_use]
     pub fn has_number(&self) -> bool {
-        // The signal 0 is checked for and not sent; EPERM comes after the look for the process.
-        self.send_number(0, 0) != Err(Errno::SRCH)
+        // EPERM comes after the look for the process.
+        self.signal_nobody() != Err(Errno::SRCH)
+    }
+
+    /// Sends the signal 0, which is checked for and not delivered.
+    pub(crate) fn signal_nobody(&self) -> Result<()> {
+        self.send_number(0, 0)
     }
 
     /// Sends a signal to the process group that has this process's number; who is in it cannot fork past it.
@@ -150,6 +155,13 @@ pub fn is_surely_gone(process: Identity) -> bool {
     match procfs::read_stat(process.pid) {
         Ok(Some(stat)) => stat.identity() != process || !stat.is_alive(),
         _ => opened.is_some_and(|opened| opened.has_exited().unwrap_or(false)),
+    }
+}
+
+impl From<PidFd> for OwnedFd {
+    /// Gives up the descriptor.
+    fn from(process: PidFd) -> OwnedFd {
+        process.0
     }
 }
 

@@ -209,9 +209,14 @@ impl How {
 }
 
 /// The child in our memory; and a copy, slower and otherwise the same, for sandboxes that emulate a kernel and refuse to
-/// share memory between processes. In both the parent sleeps until the child has executed its program.
-const WAYS: [libc::c_int; 2] =
-    [libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PIDFD, libc::CLONE_VFORK | libc::CLONE_PIDFD];
+/// share memory between processes. In both the parent sleeps until the child has executed its program. The same again
+/// without a descriptor from the clone itself, where a sandbox refuses that.
+const WAYS: [libc::c_int; 4] = [
+    libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PIDFD,
+    libc::CLONE_VFORK | libc::CLONE_PIDFD,
+    libc::CLONE_VM | libc::CLONE_VFORK,
+    libc::CLONE_VFORK,
+];
 
 /// Clones the child and lets it run until it has executed the program or failed.
 fn start(
@@ -280,10 +285,18 @@ fn clone(ways: &[libc::c_int], memory: &mut ChildMemory, order: &mut Order<'_>) 
         }
     }
     crate::signal::change_mask(libc::SIG_SETMASK, mask);
-    cloned
+    match cloned? {
+        (pid, Some(descriptor)) => Ok((pid, descriptor)),
+        (pid, None) => descriptor_of(pid),
+    }
 }
 
-fn clone_with(flags: libc::c_int, memory: &mut ChildMemory, order: &mut Order<'_>) -> Result<(i32, OwnedFd)> {
+/// Makes the child in one way. Gives no descriptor where none was asked for, or the kernel does not know the flag.
+fn clone_with(
+    flags: libc::c_int,
+    memory: &mut ChildMemory,
+    order: &mut Order<'_>,
+) -> Result<(i32, Option<OwnedFd>)> {
     let mut descriptor: libc::c_int = -1;
     // SAFETY: the stack is mapped, is used by nobody else, and outlives the child's use of it: with CLONE_VFORK this
     // thread sleeps until the child has left our memory. `order` is likewise borrowed until then. `child::main` makes
@@ -294,15 +307,27 @@ fn clone_with(flags: libc::c_int, memory: &mut ChildMemory, order: &mut Order<'_
             memory.stack_top(),
             flags | libc::SIGCHLD,
             (&raw mut *order).cast(),
+            // Read by the kernel for CLONE_PIDFD alone.
             &raw mut descriptor,
         )
     };
     let pid = call::check(pid)?;
-    if descriptor < 0 {
-        return Err(Errno::NOSYS);
-    }
     // SAFETY: the kernel has opened it for us (CLONE_PIDFD, close-on-exec), and nobody else knows it.
-    Ok((pid, unsafe { OwnedFd::from_raw_fd(descriptor) }))
+    let descriptor = (descriptor >= 0).then(|| unsafe { OwnedFd::from_raw_fd(descriptor) });
+    Ok((pid, descriptor))
+}
+
+/// Opens a child whose clone gave no descriptor.
+///
+/// KERNEL(5.2): CLONE_PIDFD. The number is our own unreaped child's, so nobody else can have it, unless another thread
+/// of the program reaps whatever ends. This branch may go when no sandbox refuses the flag.
+fn descriptor_of(pid: i32) -> Result<(i32, OwnedFd)> {
+    PidFd::open_pid(pid).map(|opened| (pid, opened.into())).inspect_err(|_| {
+        // A process without a descriptor cannot be looked after. The result is ignored: it may have ended by itself.
+        // SAFETY: kill(2) takes two integers; the number is that of our own unreaped child.
+        let _ = unsafe { libc::kill(pid, libc::SIGKILL) };
+        collect(pid);
+    })
 }
 
 /// Reaps a child that is dead or about to be. Blocks for the moment between its leaving our memory and its end.

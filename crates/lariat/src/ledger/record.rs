@@ -524,7 +524,10 @@ mod tests {
             let end = End { exit, told: 1, stragglers: 2, left: 1, dropped_bytes: 7, ..End::default() };
             let line = lariat_keeper::record::line("0123456789abcdef", "web", leader, &end, &[named], 18);
             let record: EndRecord = serde_json::from_str(&line).unwrap();
-            assert_eq!((record.exit, record.leader, record.leader.inode), (expected, leader.into(), Some(17)));
+            assert_eq!(
+                (record.exit, record.leader, record.leader.inode),
+                (expected, leader.into(), Some(17))
+            );
             assert_eq!((record.told, record.stragglers, record.left_total, record.at_ms), (1, 2, 1, 18));
             assert_eq!(record.left[0].to_left().reason, "Operation not permitted (os error 1)");
             assert_eq!(record.dropped_bytes, 7);
