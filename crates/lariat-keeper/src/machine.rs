@@ -138,7 +138,7 @@ impl Machine {
     /// signal already (the kernel sends it to a leader whose keeper dies) and is the first whose end is waited for.
     #[must_use]
     pub fn for_orphans(plan: StopPlan, told: Option<Identity>, now: Now) -> Self {
-        let nobody = Identity { pid: 0, start: 0 };
+        let nobody = Identity::new(0, 0);
         let mut machine = Self::new(plan, false, nobody);
         let start = if told.is_some() { Start::Leader } else { Start::Stragglers };
         machine.begin_stop(now, plan.grace, start);

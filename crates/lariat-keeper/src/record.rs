@@ -36,7 +36,7 @@ pub fn line(run: &str, service: &str, leader: Identity, end: &End, left: &[Named
     let mut s = String::with_capacity(512);
     let _ = write!(s, "{{\"version\":{RECORD_VERSION},\"at_ms\":{at},\"run\":{},", quote(run));
     let _ = write!(s, "\"service\":{},\"keeper\":{},", quote(service), lariat_sys::process::pid());
-    let _ = write!(s, "\"leader\":{{\"pid\":{},\"start\":{}}},\"exit\":", leader.pid, leader.start);
+    let _ = write!(s, "\"leader\":{{{}}},\"exit\":", fields(leader));
     let _ = match end.exit {
         None => write!(s, "null"),
         Some(Exit::Code(code)) => write!(s, "{{\"code\":{code}}}"),
@@ -47,11 +47,20 @@ pub fn line(run: &str, service: &str, leader: Identity, end: &End, left: &[Named
     for (i, named) in left.iter().take(crate::machine::NAMED_MAX).enumerate() {
         let comma = if i == 0 { "" } else { "," };
         let Named { identity, comm, errno } = named;
-        let _ = write!(s, "{comma}{{\"pid\":{},\"start\":{},", identity.pid, identity.start);
+        let _ = write!(s, "{comma}{{{},", fields(*identity));
         let _ = write!(s, "\"comm\":{},\"errno\":{errno}}}", quote(&comm.to_string()));
     }
     let _ = write!(s, "],\"stop_ms\":{},", end.stop_time.as_millis());
     let _ = write!(s, "\"dropped_bytes\":{}}}", end.dropped_bytes);
+    s
+}
+
+/// Returns the fields of an identity.
+fn fields(identity: Identity) -> String {
+    let mut s = format!("\"pid\":{},\"start\":{}", identity.pid, identity.start);
+    if let Some(inode) = identity.inode() {
+        let _ = write!(s, ",\"inode\":{inode}");
+    }
     s
 }
 

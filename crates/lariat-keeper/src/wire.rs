@@ -197,7 +197,7 @@ impl Writer {
         self.u64(u64::try_from(v.as_nanos()).unwrap_or(u64::MAX))
     }
     fn identity(&mut self, v: Identity) -> &mut Self {
-        self.i32(v.pid).u64(v.start)
+        self.i32(v.pid).u64(v.start).u64(v.inode().unwrap_or(0))
     }
     fn named(&mut self, v: &Named) -> &mut Self {
         self.identity(v.identity).bytes(v.comm.as_bytes()).i32(v.errno)
@@ -280,7 +280,7 @@ impl<'a> Reader<'a> {
         Signal::from_number(self.i32()?).ok_or(WireError)
     }
     fn identity(&mut self) -> Read<Identity> {
-        Ok(Identity { pid: self.i32()?, start: self.u64()? })
+        Ok(Identity::new(self.i32()?, self.u64()?).with_inode(Some(self.u64()?)))
     }
     fn named(&mut self) -> Read<Named> {
         Ok(Named { identity: self.identity()?, comm: Comm::new(self.bytes()?), errno: self.i32()? })

@@ -12,8 +12,8 @@ use lariat_sys::procfs::Comm;
 use lariat_sys::reap::Exit;
 use lariat_sys::signal::Signal;
 
-const LEADER: Identity = Identity { pid: 10, start: 100 };
-const CHILD: Identity = Identity { pid: 11, start: 101 };
+const LEADER: Identity = Identity::new(10, 100);
+const CHILD: Identity = Identity::new(11, 101);
 const GRACE: Duration = Duration::from_secs(5);
 const STATES: [&str; 5] = ["up", "daemon", "stopping", "killing", "over"];
 const EVENTS: [&str; 12] = [

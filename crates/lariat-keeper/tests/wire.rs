@@ -15,7 +15,8 @@ use lariat_sys::spawn::SpawnStep;
 use proptest::prelude::*;
 
 fn identity() -> impl Strategy<Value = Identity> {
-    (any::<i32>(), any::<u64>()).prop_map(|(pid, start)| Identity { pid, start })
+    (any::<i32>(), any::<u64>(), any::<Option<u64>>())
+        .prop_map(|(pid, start, inode)| Identity::new(pid, start).with_inode(inode))
 }
 
 fn signal() -> impl Strategy<Value = Signal> {

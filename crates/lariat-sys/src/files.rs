@@ -11,7 +11,7 @@ use std::path::Path;
 use rustix::fs::{CWD, FlockOperation, MemfdFlags, Mode, OFlags};
 use rustix::pipe::{PipeFlags, SpliceFlags};
 
-use crate::{Errno, Result, call};
+use crate::{Errno, Result, call, procfs};
 
 /// The size that is tried when a pipe may not have the size asked for.
 const PIPE_FALLBACK: usize = 256 << 10;
@@ -85,12 +85,36 @@ pub fn replace_stream(file: impl AsFd, slot: i32) -> Result<()> {
 /// closed, and later somebody else's.
 ///
 /// # Errors
-/// [`Errno::NOSYS`] before Linux 5.9; nothing is closed then.
+/// What the kernel says where it can neither close ranges nor list our descriptors; some may be closed then.
 pub fn close_all_but(keep: &[BorrowedFd<'_>]) -> Result<()> {
     let mut kept: Vec<u32> = keep.iter().filter_map(|fd| u32::try_from(fd.as_raw_fd()).ok()).collect();
     kept.sort_unstable();
+    match close_between(&kept) {
+        // KERNEL(5.9): close_range(2); sandboxes refuse it with EPERM. What is open is closed one by one then; this branch
+        // may go when no kernel before 5.9 is supported.
+        Err(Errno::NOSYS | Errno::PERM) => close_listed(&kept),
+        closed => closed,
+    }
+}
+
+/// Closes what is listed in `/proc`, from 3 on, but the sorted `kept`.
+fn close_listed(kept: &[u32]) -> Result<()> {
+    let mut open = Vec::new();
+    procfs::numbers_in(&procfs::ProcPath::new(crate::process::pid(), "/fd"), &mut open)?;
+    for descriptor in open.into_iter().filter(|open| *open >= 3) {
+        if u32::try_from(descriptor).is_ok_and(|number| kept.binary_search(&number).is_err()) {
+            // The result is ignored: the descriptor of the listing itself is closed already.
+            // SAFETY: close(2) takes an integer. That nobody owns what it closes is the caller's word.
+            let _ = unsafe { libc::close(descriptor) };
+        }
+    }
+    Ok(())
+}
+
+/// Closes everything from 3 on but the sorted `kept`.
+fn close_between(kept: &[u32]) -> Result<()> {
     let mut first = 3;
-    for last in kept.into_iter().chain([u32::MAX]) {
+    for last in kept.iter().copied().chain([u32::MAX]) {
         if first < last {
             let end = if last == u32::MAX { last } else { last - 1 };
             // SAFETY: close_range(2) takes integers. That nobody owns what it closes is the caller's word.

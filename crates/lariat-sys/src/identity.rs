@@ -1,31 +1,80 @@
-//! Names one process for ever: pid, start tick, and the boot they belong to.
+//! Names one process for ever: pid, start tick, its number in pidfs, and the boot they belong to.
 //!
 //! Responsible for telling a process from a later one with the same number. Does not signal and holds no descriptor:
 //! that is [`pidfd`](crate::pidfd). Handles HAZARD(pid-reuse) and HAZARD(zombie-main-thread).
 
+use std::cmp::Ordering;
 use std::fmt;
+use std::hash::{Hash, Hasher};
+use std::num::NonZeroU64;
 use std::str::FromStr;
 
+use crate::pidfd::PidFd;
 use crate::procfs;
 use crate::{Errno, Result};
 
-/// One process of this boot: its pid, and when it started.
+/// One process of this boot: its pid, when it started, and, where it is remembered, its number in pidfs.
 ///
-/// Two processes of one boot never share an identity in practice: a pid is used again only after `pid_max` others were
-/// handed out, which takes far longer than one tick. Across boots, compare the [`BootId`] as well.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+/// # What tells processes apart
+/// The inode of a process's pidfd is given out once in a boot and never again (KERNEL(6.9): pidfs). Pid and start tick
+/// tell all processes apart but those that had one number within one tick of 10 ms; on a kernel without pidfs they are
+/// all there is.
+///
+/// Equality, order and hash are by pid and start alone: a walk over `/proc` sees no inode, and has to find again whom it
+/// knows. That is sound because equality never decides about a signal. What is signalled is opened by
+/// [`PidFd::open`], which compares the inode wherever there is one; and whoever remembers a process beyond one walk
+/// has it: a spawn's leader or keeper, [`Self::own`], [`PidFd::of`], the ledger. Where two such memories meet,
+/// [`Self::is_same`] compares all that both know.
+///
+/// Across boots, compare the [`BootId`] as well.
+#[derive(Clone, Copy, Debug)]
 pub struct Identity {
     /// The number, in the pid namespace of `/proc`. For display; never a reference by itself.
     pub pid: i32,
     /// Start time in clock ticks since boot (field 22 of `/proc/PID/stat`), in the unit of [`boot_ticks`].
     pub start: u64,
+    /// INVARIANT: the number of this very process in pidfs, in this boot; absent where nobody looked or could look.
+    inode: Option<NonZeroU64>,
 }
 
 impl Identity {
-    /// Returns the identity of the process that has this pid now, or `None` if there is none.
+    /// Names the process with this pid and start.
+    #[must_use]
+    pub const fn new(pid: i32, start: u64) -> Identity {
+        Identity { pid, start, inode: None }
+    }
+
+    /// Sets the process's number in pidfs, as [`PidFd::inode`] returned it; `None` or 0 is an unknown one.
+    #[must_use]
+    pub const fn with_inode(self, inode: Option<u64>) -> Identity {
+        let inode = match inode {
+            Some(inode) => NonZeroU64::new(inode),
+            None => None,
+        };
+        Identity { inode, ..self }
+    }
+
+    /// Returns the process's number in pidfs, if it is known.
+    #[must_use]
+    pub const fn inode(&self) -> Option<u64> {
+        match self.inode {
+            Some(inode) => Some(inode.get()),
+            None => None,
+        }
+    }
+
+    /// Says whether both name one process, by all that both know: as equality, and by the inode where both have one.
+    ///
+    /// Not an equivalence: two strangers are both the same as one who is known by pid and start only.
+    #[must_use]
+    pub fn is_same(&self, other: &Identity) -> bool {
+        self == other && self.inode.zip(other.inode).is_none_or(|(ours, theirs)| ours == theirs)
+    }
+
+    /// Returns the identity of the process that has this pid now, without its inode, or `None` if there is none.
     ///
     /// A zombie has an identity. What the pid meant to the caller is the caller's risk: this is safe for own unreaped
-    /// children and for pids just read from a list.
+    /// children and for pids just read from a list. For one that is to be remembered there is [`PidFd::of`].
     pub fn of(pid: i32) -> Result<Option<Identity>> {
         Ok(procfs::read_stat(pid)?.map(|stat| stat.identity()))
     }
@@ -40,7 +89,9 @@ impl Identity {
         if procfs::own_number()? != pid {
             return Err(Errno::SRCH);
         }
-        Identity::of(pid)?.ok_or(Errno::SRCH)
+        let own = Identity::of(pid)?.ok_or(Errno::SRCH)?;
+        // Nobody else can have our number. Without a descriptor to spare, the start has to do.
+        Ok(own.with_inode(PidFd::open_pid(pid).ok().and_then(|own| own.inode())))
     }
 
     /// Returns the identity of the calling process, where [`Self::own`] was asked before.
@@ -56,7 +107,46 @@ impl Identity {
 
     /// Says whether this very process still runs. A zombie does not run, nor does one whose entry cannot be read.
     pub fn is_alive(&self) -> bool {
+        if self.inode.is_some() {
+            match PidFd::open(*self) {
+                Ok(process) => return !process.has_exited().unwrap_or(false),
+                Err(Errno::SRCH) => return false,
+                // No descriptor to spare.
+                Err(_) => {}
+            }
+        }
         matches!(procfs::read_stat(self.pid), Ok(Some(stat)) if stat.identity() == *self && stat.is_alive())
+    }
+
+    /// What equality, order and hash are by.
+    fn key(&self) -> (i32, u64) {
+        (self.pid, self.start)
+    }
+}
+
+impl PartialEq for Identity {
+    fn eq(&self, other: &Identity) -> bool {
+        self.key() == other.key()
+    }
+}
+
+impl Eq for Identity {}
+
+impl PartialOrd for Identity {
+    fn partial_cmp(&self, other: &Identity) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Identity {
+    fn cmp(&self, other: &Identity) -> Ordering {
+        self.key().cmp(&other.key())
+    }
+}
+
+impl Hash for Identity {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.key().hash(state);
     }
 }
 
@@ -180,7 +270,7 @@ mod tests {
     #[test]
     fn a_number_with_another_start_is_somebody_else() {
         let own = Identity::current();
-        assert!(!Identity { start: own.start + 1, ..own }.is_alive());
+        assert!(!Identity::new(own.pid, own.start + 1).is_alive());
     }
 
     #[test]

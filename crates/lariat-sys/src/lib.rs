@@ -16,9 +16,10 @@
 //! std::process::Command::new("kill").arg(pid.to_string()).status();
 //! ```
 //!
-//! Here a process is named by its [`Identity`](identity::Identity): its pid and the tick at which it started. To signal
-//! it, a [`PidFd`](pidfd::PidFd) is opened *first* and the start is read again *afterwards*: if it still matches, the
-//! descriptor refers to that very process and to no other one, for as long as it is open.
+//! Here a process is named by its [`Identity`](identity::Identity): its pid, the tick at which it started, and where the
+//! kernel has pidfs the inode that no other process of the boot ever has. To signal it, a [`PidFd`](pidfd::PidFd) is
+//! opened *first* and compared *afterwards*: if it still matches, the descriptor refers to that very process and to no
+//! other one, for as long as it is open.
 //!
 //! ```no_run
 //! use lariat_sys::{identity::Identity, pidfd::PidFd, signal::Signal};
@@ -44,6 +45,7 @@
 pub mod cgroup;
 pub mod files;
 pub mod identity;
+pub mod kernel;
 pub mod pidfd;
 pub mod poll;
 pub mod ports;

@@ -61,9 +61,9 @@ pub struct Stat {
 }
 
 impl Stat {
-    /// Returns the identity of the process that this describes.
+    /// Returns the identity of the process that this describes, without its inode.
     pub fn identity(&self) -> Identity {
-        Identity { pid: self.pid, start: self.start }
+        Identity::new(self.pid, self.start)
     }
 
     /// Says whether the process runs, in any state but that of a zombie.

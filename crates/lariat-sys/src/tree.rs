@@ -6,16 +6,16 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::OnceLock;
 
+use crate::Result;
 use crate::procfs::{self, ProcPath, Stat};
-use crate::{Errno, Result};
 
-/// Appends the children of all threads of a process, zombies included. A process that is gone has none.
+/// Appends the children of all threads of a process, zombies included, the eldest first for each thread. A process that
+/// is gone has none.
 ///
-/// # Errors
-/// [`Errno::OPNOTSUPP`] where the kernel keeps no children lists (`CONFIG_PROC_CHILDREN`).
+/// Where the kernel keeps no children lists, all of `/proc` is read, and the order is that of their starts.
 pub fn children(pid: i32, out: &mut Vec<i32>) -> Result<()> {
     if !has_children_lists() {
-        return Err(Errno::OPNOTSUPP);
+        return children_by_scan(pid, out);
     }
     // HAZARD(children-per-thread): a child belongs to the thread that forked it, and each thread has a list.
     let mut threads = Vec::new();
@@ -65,6 +65,17 @@ pub fn walk_visiting(root: i32, skip: &[i32], visit: &mut dyn FnMut(i32), out: &
     }
 }
 
+/// Appends who names this process as its parent.
+fn children_by_scan(pid: i32, out: &mut Vec<i32>) -> Result<()> {
+    let mut found = Vec::new();
+    for candidate in procfs::pids()? {
+        found.extend(procfs::read_stat(candidate)?.filter(|stat| stat.ppid == pid));
+    }
+    found.sort_by_key(|stat| (stat.start, stat.pid));
+    out.extend(found.iter().map(|stat| stat.pid));
+    Ok(())
+}
+
 /// Does what [`walk`] does by reading every process's parent: slower, and in need of no children lists.
 pub fn walk_by_scan(root: i32, skip: &[i32], out: &mut Vec<Stat>) -> Result<()> {
     let mut by_parent: HashMap<i32, Vec<Stat>> = HashMap::new();
@@ -86,6 +97,9 @@ pub fn walk_by_scan(root: i32, skip: &[i32], out: &mut Vec<Stat>) -> Result<()> 
 }
 
 /// Says whether this kernel keeps children lists in `/proc`; probed once.
+///
+/// KERNEL(4.2): only with `CONFIG_PROC_CHILDREN`. Without them everything is found by its parent's number, in a scan of
+/// all processes; this branch may go when kernels may no longer be built without the lists.
 fn has_children_lists() -> bool {
     static ANSWER: OnceLock<bool> = OnceLock::new();
     *ANSWER.get_or_init(|| procfs::read_file(c"/proc/thread-self/children", &mut [0; 16]).is_ok())

@@ -33,7 +33,7 @@ fn main_thread_ends(_: c_int, _: *const *const c_char) -> u8 {
 #[test]
 fn another_start_is_nobody() {
     let mut child = Guard::start(&shell("exec sleep 1000"), &SpawnOptions::default());
-    let other = Identity { start: child.identity().start + 1, ..child.identity() };
+    let other = Identity::new(child.pid(), child.identity().start + 1);
     assert_eq!(PidFd::open(other).unwrap_err(), Errno::SRCH);
     assert!(!other.is_alive());
     assert!(child.identity().is_alive());

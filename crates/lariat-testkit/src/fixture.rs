@@ -14,14 +14,26 @@ use std::sync::OnceLock;
 #[must_use]
 pub fn path() -> &'static str {
     static PATH: OnceLock<String> = OnceLock::new();
-    PATH.get_or_init(|| {
-        let path = beside_tests().join("misbehave");
-        if !path.exists() {
-            build();
-        }
-        assert!(path.exists(), "there is no fixture program at {}", path.display());
-        path.into_os_string().into_string().expect("the target directory's path is plain")
-    })
+    PATH.get_or_init(|| built("misbehave"))
+}
+
+/// Returns the path of the program `without`, which runs others as on an older kernel ([`crate::kernel`]).
+///
+/// # Panics
+/// As [`path`].
+#[must_use]
+pub fn without() -> &'static str {
+    static PATH: OnceLock<String> = OnceLock::new();
+    PATH.get_or_init(|| built("without"))
+}
+
+fn built(name: &str) -> String {
+    let path = beside_tests().join(name);
+    if !path.exists() {
+        build();
+    }
+    assert!(path.exists(), "there is no fixture program at {}", path.display());
+    path.into_os_string().into_string().expect("the target directory's path is plain")
 }
 
 /// The directory above `deps/`, where test executables are.

@@ -98,6 +98,6 @@ mod tests {
     #[test]
     fn a_process_has_an_age() {
         assert!(age_of(Identity::current()) < Duration::from_secs(86_400));
-        assert_eq!(age_of(Identity { pid: 1, start: u64::MAX }), Duration::ZERO);
+        assert_eq!(age_of(Identity::new(1, u64::MAX)), Duration::ZERO);
     }
 }

@@ -8,7 +8,7 @@ use lariat::process::RUN_VARIABLE;
 use lariat_keeper::wire::Named;
 use lariat_sys::{process, signal};
 
-use super::up::user_dirs;
+use super::up::{lacking, user_dirs};
 use crate::args::run::RunArgs;
 use crate::exit_code::ExitCode;
 use crate::output::{Failure, Output};
@@ -77,6 +77,7 @@ fn failure(options: &RunOptions, error: RunError) -> Failure {
         RunError::NotExecutable(errno) => {
             Failure::new(ExitCode::NotExecutable, format!("could not execute `{name}`: {}", reason(errno)))
         }
+        RunError::Kernel(missing) => lacking(ExitCode::RunTrouble, &missing),
         RunError::Own { step, errno } => {
             Failure::new(ExitCode::RunTrouble, format!("could not {step}: {}", reason(errno)))
         }

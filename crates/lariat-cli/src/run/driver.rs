@@ -21,7 +21,7 @@ use lariat_sys::identity::Identity;
 use lariat_sys::poll::{self, PollFd, PollFlags};
 use lariat_sys::signal::{self, Signal, SignalFd, SignalSet};
 use lariat_sys::spawn::SpawnStep;
-use lariat_sys::{Errno, files, process, procfs, reap, sockets, spawn, tree};
+use lariat_sys::{Errno, files, kernel, process, procfs, reap, sockets, spawn, tree};
 
 use super::machine::{Action, Ending, Event, Machine};
 use super::ties::{Cut, Ties, take_stdin};
@@ -49,6 +49,9 @@ pub(crate) fn run(options: &RunOptions) -> Result<Ended, RunError> {
     let own = |step| move |errno: Errno| RunError::Own { step, errno: errno.raw_os_error() };
     let me = Identity::own()
         .map_err(own("find lariat in /proc, which is not mounted or of another pid namespace"))?;
+    if let Some(missing) = kernel::missing() {
+        return Err(RunError::Kernel(missing));
+    }
     let before = before();
     let mut ties = Ties { terminal: files::open_tty().ok(), ..Ties::default() };
     if options.has_lifeline {

@@ -18,6 +18,7 @@ use std::time::Duration;
 use lariat::ledger::command::CommandLedger;
 use lariat_keeper::stop::{StopPlan, StopScope};
 use lariat_keeper::wire::Named;
+use lariat_sys::kernel::Missing;
 use lariat_sys::signal::Signal;
 
 use crate::settings::Boundary;
@@ -80,6 +81,8 @@ pub(crate) enum RunError {
     NotFound,
     /// The program is there and cannot be executed, for this reason: code 126.
     NotExecutable(i32),
+    /// The kernel lacks what nothing works without: code 125.
+    Kernel(Missing),
     /// Lariat could not do its own part: code 125.
     Own {
         /// What it tried.

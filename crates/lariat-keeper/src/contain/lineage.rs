@@ -30,6 +30,15 @@ const FREE_MIN: u64 = 24;
 /// The start of a member whose own is hidden. No process but the kernel's first has it.
 const UNKNOWN_START: u64 = 0;
 
+/// A member with its descriptor.
+#[derive(Debug)]
+struct Held {
+    /// INVARIANT: the process that the descriptor refers to. The descriptor was opened before the start was read, and
+    /// the process still had its number after that.
+    identity: Identity,
+    pidfd: PidFd,
+}
+
 /// The descendants of this process.
 #[derive(Debug)]
 pub struct Lineage {
@@ -41,9 +50,8 @@ pub struct Lineage {
     except: Vec<i32>,
     stats: Vec<Stat>,
     orphans: Vec<i32>,
-    /// Descriptors of members that the last walks found, opened before their start was read. INVARIANT: one refers to
-    /// the member of that identity, or to an earlier descendant with its number, which is dead; never to a stranger.
-    held: HashMap<i32, (u64, PidFd)>,
+    /// Members that the last walks found, by number.
+    held: HashMap<i32, Held>,
     /// Living children of ours that the last walk could not look at.
     unseen: Vec<Identity>,
 }
@@ -116,27 +124,34 @@ impl Lineage {
         );
         let mut fresh: HashMap<i32, PidFd> = opened.into_iter().collect();
         for stat in stats.iter().filter(|stat| stat.is_alive()) {
-            match before.remove(&stat.pid).filter(|(start, _)| *start == stat.start) {
-                Some(held) => drop(self.held.insert(stat.pid, held)),
-                None => {
-                    self.held.extend(fresh.remove(&stat.pid).map(|pidfd| (stat.pid, (stat.start, pidfd))))
+            let known = before.remove(&stat.pid).filter(|held| held.identity == stat.identity());
+            let held = known.or_else(|| Held::new(stat.identity(), fresh.remove(&stat.pid)?));
+            self.held.extend(held.map(|held| (stat.pid, held)));
+        }
+        self.unseen.clear();
+        let seen: HashSet<i32> = stats.iter().map(|stat| stat.pid).collect();
+        let known = before.into_values().map(|held| (held.identity, held.pidfd));
+        let unknown = fresh.into_iter().map(|(pid, pidfd)| (Identity::new(pid, UNKNOWN_START), pidfd));
+        for (identity, pidfd) in known.chain(unknown) {
+            // HAZARD(unseen-member): /proc hides it, but it is a living child of ours, so its number is its own until we
+            // reap it. What is hidden and no child of ours becomes one when its parent is gone.
+            let pid = identity.pid;
+            if !seen.contains(&pid) && matches!(reap::peek_exit(pid), Ok(None)) {
+                let identity = self.leader.filter(|leader| leader.pid == pid).unwrap_or(identity);
+                if let Some(held) = Held::new(identity, pidfd) {
+                    self.unseen.push(held.identity);
+                    self.held.insert(pid, held);
                 }
             }
         }
-        self.unseen.clear();
-        let unknown = fresh.into_iter().map(|(pid, pidfd)| (pid, (UNKNOWN_START, pidfd)));
-        let seen: HashSet<i32> = stats.iter().map(|stat| stat.pid).collect();
-        for (pid, (start, pidfd)) in before.into_iter().chain(unknown) {
-            // HAZARD(unseen-member): /proc hides it, but it is a living child of ours, so its number is its own until we
-            // reap it. What is hidden and no child of ours becomes one when its parent is gone.
-            if !seen.contains(&pid) && matches!(reap::peek_exit(pid), Ok(None)) {
-                let leader = self.leader.filter(|leader| leader.pid == pid).map(|leader| leader.start);
-                let start = leader.unwrap_or(start);
-                self.unseen.push(Identity { pid, start });
-                self.held.insert(pid, (start, pidfd));
-            }
-        }
         walked
+    }
+
+    /// Returns who was read, with its inode if it is held: members are remembered until the next walk, and those who
+    /// are left for longer.
+    fn remembered(&self, stat: &Stat) -> Identity {
+        let held = self.held.get(&stat.pid).map(|held| held.identity);
+        held.filter(|held| *held == stat.identity()).unwrap_or(stat.identity())
     }
 
     fn role(&self, stat: &Stat, nested: &mut HashSet<i32>) -> Role {
@@ -149,6 +164,14 @@ impl Lineage {
             _ if stat.ppid == self.me => Role::Root,
             _ => Role::Inner,
         }
+    }
+}
+
+impl Held {
+    /// Joins a descriptor with what was read of the process after it was opened; `None` if the process that was opened
+    /// had lost its number by then, so that another one may have been read.
+    fn new(identity: Identity, pidfd: PidFd) -> Option<Self> {
+        pidfd.has_number().then(|| Self { identity: identity.with_inode(pidfd.inode()), pidfd })
     }
 }
 
@@ -166,7 +189,7 @@ impl Containment for Lineage {
                 continue;
             }
             out.push(Member {
-                identity: Identity { pid: stat.pid, start: stat.start },
+                identity: self.remembered(stat),
                 role,
                 life,
                 pgrp: stat.pgrp,
@@ -188,20 +211,24 @@ impl Containment for Lineage {
     }
 
     fn signal(&mut self, member: Identity, signal: Signal) -> lariat_sys::Result<()> {
-        match self.held.get(&member.pid) {
-            Some((start, pidfd)) if *start == member.start => match pidfd.signal(signal) {
-                // Dead, or an earlier one with its number: the slow way knows.
-                Err(Errno::SRCH) => signal_identity(member, signal),
-                other => other,
-            },
-            _ => signal_identity(member, signal),
+        let Some(held) = self.held.get(&member.pid).filter(|held| held.identity.is_same(&member)) else {
+            return signal_identity(member, signal);
+        };
+        match held.pidfd.signal(signal) {
+            Err(Errno::SRCH) => {
+                // HAZARD(pid-reuse): it is gone, and whoever has its number now is another one, be it of the same tick.
+                // Should that be a member, the next walk opens it anew.
+                self.held.remove(&member.pid);
+                Ok(())
+            }
+            other => other,
         }
     }
 
     fn kill_group(&mut self, group: i32) {
         // HAZARD(pid-reuse): the number is named through the process that has it: a member that is held, or the leader,
         // whose zombie is kept.
-        let held = self.held.get(&group).map(|(_, pidfd)| pidfd.signal_group(Signal::KILL));
+        let held = self.held.get(&group).map(|held| held.pidfd.signal_group(Signal::KILL));
         if held.is_none()
             && let Some(leader) = self.leader.filter(|leader| leader.pid == group)
         {

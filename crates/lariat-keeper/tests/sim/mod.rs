@@ -89,7 +89,7 @@ pub struct Kernel {
 impl Kernel {
     pub fn new(seed: u64, stop_signal: Signal) -> Self {
         let base = Instant::now();
-        let nobody = Identity { pid: 0, start: 0 };
+        let nobody = Identity::new(0, 0);
         let mut kernel = Self {
             dice: Dice::new(seed),
             now: base,
@@ -131,7 +131,7 @@ impl Kernel {
         while self.processes.contains_key(&self.next_pid) {
             self.next_pid = if self.next_pid >= PID_MAX { 2 } else { self.next_pid + 1 };
         }
-        let identity = Identity { pid: self.next_pid, start: self.clock().ticks };
+        let identity = Identity::new(self.next_pid, self.clock().ticks);
         // The same number twice in one tick cannot be told apart by anybody; the kernel does not wrap that fast.
         self.next_pid = if self.next_pid >= PID_MAX { 2 } else { self.next_pid + 1 };
         let manner = self.manner();

@@ -185,7 +185,10 @@ pub fn spawn(program: &Program, options: &SpawnOptions) -> std::result::Result<C
     let pidfd = PidFd::from_owned(descriptor);
     // The child is unreaped, so its number cannot be anybody else's.
     match Identity::of(pid) {
-        Ok(Some(identity)) => Ok(Child { pid, identity, pidfd }),
+        Ok(Some(identity)) => {
+            let identity = identity.with_inode(pidfd.inode());
+            Ok(Child { pid, identity, pidfd })
+        }
         unknown => {
             // A process that cannot be named cannot be looked after. Killing our own unreaped child cannot hit a
             // stranger, and the error that matters is the one below.
@@ -212,9 +215,14 @@ impl How {
 }
 
 /// The child in our memory; and a copy, slower and otherwise the same, for sandboxes that emulate a kernel and refuse to
-/// share memory between processes. In both the parent sleeps until the child has executed its program.
-const WAYS: [libc::c_int; 2] =
-    [libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PIDFD, libc::CLONE_VFORK | libc::CLONE_PIDFD];
+/// share memory between processes. In both the parent sleeps until the child has executed its program. The same again
+/// without a descriptor from the clone itself, where a sandbox refuses that.
+const WAYS: [libc::c_int; 4] = [
+    libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PIDFD,
+    libc::CLONE_VFORK | libc::CLONE_PIDFD,
+    libc::CLONE_VM | libc::CLONE_VFORK,
+    libc::CLONE_VFORK,
+];
 
 /// Clones the child and lets it run until it has executed the program or failed.
 fn start(
@@ -296,7 +304,10 @@ fn clone_by(ways: &[libc::c_int], memory: &mut ChildMemory, order: &mut Order<'_
             break;
         }
     }
-    cloned
+    match cloned? {
+        (pid, Some(descriptor)) => Ok((pid, descriptor)),
+        (pid, None) => descriptor_of(pid),
+    }
 }
 
 /// Makes a child that is born in a cgroup (`clone3(2)`, `CLONE_INTO_CGROUP`): a copy of us, since only a call written in
@@ -338,7 +349,12 @@ fn clone_into(directory: RawFd, memory: &mut ChildMemory, order: &mut Order<'_>)
     Ok((pid, descriptor))
 }
 
-fn clone_with(flags: libc::c_int, memory: &mut ChildMemory, order: &mut Order<'_>) -> Result<(i32, OwnedFd)> {
+/// Makes the child in one way. Gives no descriptor where none was asked for, or the kernel does not know the flag.
+fn clone_with(
+    flags: libc::c_int,
+    memory: &mut ChildMemory,
+    order: &mut Order<'_>,
+) -> Result<(i32, Option<OwnedFd>)> {
     let mut descriptor: libc::c_int = -1;
     // SAFETY: the stack is mapped, is used by nobody else, and outlives the child's use of it: with CLONE_VFORK this
     // thread sleeps until the child has left our memory. `order` is likewise borrowed until then. `child::main` makes
@@ -349,15 +365,27 @@ fn clone_with(flags: libc::c_int, memory: &mut ChildMemory, order: &mut Order<'_
             memory.stack_top(),
             flags | libc::SIGCHLD,
             (&raw mut *order).cast(),
+            // Read by the kernel for CLONE_PIDFD alone.
             &raw mut descriptor,
         )
     };
     let pid = call::check(pid)?;
-    if descriptor < 0 {
-        return Err(Errno::NOSYS);
-    }
     // SAFETY: the kernel has opened it for us (CLONE_PIDFD, close-on-exec), and nobody else knows it.
-    Ok((pid, unsafe { OwnedFd::from_raw_fd(descriptor) }))
+    let descriptor = (descriptor >= 0).then(|| unsafe { OwnedFd::from_raw_fd(descriptor) });
+    Ok((pid, descriptor))
+}
+
+/// Opens a child whose clone gave no descriptor.
+///
+/// KERNEL(5.2): CLONE_PIDFD. The number is our own unreaped child's, so nobody else can have it, unless another thread
+/// of the program reaps whatever ends. This branch may go when no sandbox refuses the flag.
+fn descriptor_of(pid: i32) -> Result<(i32, OwnedFd)> {
+    PidFd::open_pid(pid).map(|opened| (pid, opened.into())).inspect_err(|_| {
+        // A process without a descriptor cannot be looked after. The result is ignored: it may have ended by itself.
+        // SAFETY: kill(2) takes two integers; the number is that of our own unreaped child.
+        let _ = unsafe { libc::kill(pid, libc::SIGKILL) };
+        collect(pid);
+    })
 }
 
 /// Reaps a child that is dead or about to be. Blocks for the moment between its leaving our memory and its end.
@@ -390,9 +418,9 @@ pub unsafe fn fork() -> Result<Option<Forked>> {
     if pid == 0 {
         return Ok(None);
     }
-    let named = PidFd::open_pid(pid).and_then(|pidfd| Ok((Identity::of(pid)?.ok_or(Errno::SRCH)?, pidfd)));
-    match named {
-        Ok((identity, pidfd)) => Ok(Some(Child { pid, identity, pidfd })),
+    // The child is unreaped, so its number cannot be anybody else's.
+    match PidFd::of(pid).and_then(|named| named.ok_or(Errno::SRCH)) {
+        Ok((pidfd, identity)) => Ok(Some(Child { pid, identity, pidfd })),
         Err(errno) => {
             // SAFETY: kill(2) takes two integers; the number is that of our own unreaped child.
             unsafe { libc::kill(pid, libc::SIGKILL) };

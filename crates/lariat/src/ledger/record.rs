@@ -72,17 +72,21 @@ pub struct ProcessRecord {
     pub pid: i32,
     /// When it started, in clock ticks since boot.
     pub start: u64,
+    /// Its number in pidfs, unique within the boot; absent where the kernel has none, and in ledgers of versions that
+    /// did not know it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub inode: Option<u64>,
 }
 
 impl From<Identity> for ProcessRecord {
     fn from(identity: Identity) -> Self {
-        Self { pid: identity.pid, start: identity.start }
+        Self { pid: identity.pid, start: identity.start, inode: identity.inode() }
     }
 }
 
 impl From<ProcessRecord> for Identity {
     fn from(record: ProcessRecord) -> Self {
-        Self { pid: record.pid, start: record.start }
+        Self::new(record.pid, record.start).with_inode(record.inode)
     }
 }
 
@@ -224,6 +228,9 @@ pub struct LeftRecord {
     pub pid: i32,
     /// When it started, in clock ticks since boot.
     pub start: u64,
+    /// Its number in pidfs, if it is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub inode: Option<u64>,
     /// The name of its program.
     #[serde(default)]
     pub comm: String,
@@ -378,6 +385,9 @@ pub struct EndLeft {
     pub pid: i32,
     /// When it started, in clock ticks since boot.
     pub start: u64,
+    /// Its number in pidfs, if it is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub inode: Option<u64>,
     /// The name of its program.
     #[serde(default)]
     pub comm: String,
@@ -394,7 +404,7 @@ impl EndLeft {
             0 => "does not end, stuck in the kernel".to_owned(),
             errno => lariat_sys::Errno::from_raw_os_error(errno).to_string(),
         };
-        LeftRecord { pid: self.pid, start: self.start, comm: self.comm.clone(), reason }
+        LeftRecord { pid: self.pid, start: self.start, inode: self.inode, comm: self.comm.clone(), reason }
     }
 }
 
@@ -485,12 +495,26 @@ mod tests {
     }
 
     #[test]
+    fn an_identity_is_written_with_its_inode_and_read_without() {
+        let identity = Identity::new(4202, 123).with_inode(Some(u64::MAX));
+        let text = serde_json::to_string(&ProcessRecord::from(identity)).unwrap();
+        assert_eq!(text, format!(r#"{{"pid":4202,"start":123,"inode":{}}}"#, u64::MAX));
+        let read = |text: &str| Identity::from(serde_json::from_str::<ProcessRecord>(text).unwrap());
+        assert_eq!((read(&text), read(&text).inode()), (identity, Some(u64::MAX)));
+        // As older versions wrote it, and as a newer one may.
+        let old = r#"{"pid":4202,"start":123}"#;
+        assert_eq!((read(old), read(old).inode()), (identity, None));
+        assert_eq!(serde_json::to_string(&ProcessRecord::from(read(old))).unwrap(), old);
+        assert_eq!(read(r#"{"pid":4202,"start":123,"handle":"00ff"}"#), identity);
+    }
+
+    #[test]
     fn the_line_of_a_keeper_is_read() {
         use lariat_keeper::wire::{End, Named};
         use lariat_sys::reap::Exit;
-        let leader = Identity { pid: 13, start: 14 };
+        let leader = Identity::new(13, 14).with_inode(Some(17));
         let named = Named {
-            identity: Identity { pid: 15, start: 16 },
+            identity: Identity::new(15, 16),
             comm: lariat_sys::procfs::Comm::new(b"stuck"),
             errno: 1,
         };
@@ -504,7 +528,10 @@ mod tests {
             let end = End { exit, told: 1, stragglers: 2, left: 1, dropped_bytes: 7, ..End::default() };
             let line = lariat_keeper::record::line("0123456789abcdef", "web", leader, &end, &[named], 18);
             let record: EndRecord = serde_json::from_str(&line).unwrap();
-            assert_eq!((record.exit, record.leader), (expected, leader.into()));
+            assert_eq!(
+                (record.exit, record.leader, record.leader.inode),
+                (expected, leader.into(), Some(17))
+            );
             assert_eq!((record.told, record.stragglers, record.left_total, record.at_ms), (1, 2, 1, 18));
             assert_eq!(record.left[0].to_left().reason, "Operation not permitted (os error 1)");
             assert_eq!(record.dropped_bytes, 7);

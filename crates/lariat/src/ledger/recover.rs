@@ -17,6 +17,7 @@ use std::time::Duration;
 use lariat_keeper::contain::cgroup::{self, Directory};
 use lariat_keeper::contain::choose;
 use lariat_sys::identity::{BootId, Identity};
+use lariat_sys::pidfd::PidFd;
 use lariat_sys::{Result, procfs};
 
 use super::record::{RunId, RunRecord};
@@ -250,17 +251,17 @@ struct Search<'a> {
 impl<'a> Search<'a> {
     fn new(clues: &'a Clues, snapshot: &'a Snapshot) -> Self {
         let mut children: BTreeMap<i32, Vec<&Process>> = BTreeMap::new();
-        let mut starts = BTreeMap::new();
+        let mut holders = BTreeMap::new();
         for process in &snapshot.processes {
             children.entry(process.ppid).or_default().push(process);
-            starts.insert(process.identity.pid, process.identity.start);
+            holders.insert(process.identity.pid, process.identity);
         }
         let mut led = Vec::new();
         for clue in &clues.leaders {
             let number = clue.leader.pid;
             // HAZARD(pid-reuse): a process that has the number now and is not our leader got it after our session and
             // group were empty. Whoever has that session or group is a stranger.
-            let is_reused = starts.get(&number).is_some_and(|start| *start != clue.leader.start);
+            let is_reused = holders.get(&number).is_some_and(|holder| !clue.leader.is_same(holder));
             if !is_reused && number > 1 {
                 led.extend(clue.has_own_session.then_some(Led { number, is_session: true, clue }));
                 led.extend(clue.has_own_group.then_some(Led { number, is_session: false, clue }));
@@ -272,7 +273,7 @@ impl<'a> Search<'a> {
     fn is_spared(&self, process: &Process) -> bool {
         process.identity.pid <= 1
             || self.snapshot.spared.contains(&process.identity.pid)
-            || self.clues.spared.contains(&process.identity)
+            || self.clues.spared.iter().any(|spared| spared.is_same(&process.identity))
     }
 
     fn add(&mut self, process: &Process, why: Why, service: Option<String>) -> bool {
@@ -285,7 +286,8 @@ impl<'a> Search<'a> {
 
     fn find_recorded_and_marked(&mut self) {
         for process in &self.snapshot.processes {
-            if let Some(clue) = self.clues.leaders.iter().find(|clue| clue.leader == process.identity) {
+            if let Some(clue) = self.clues.leaders.iter().find(|clue| clue.leader.is_same(&process.identity))
+            {
                 self.add(process, Why::Recorded, Some(clue.service.clone()));
             }
             if let Some(service) = self.snapshot.grouped.get(&process.identity.pid) {
@@ -385,9 +387,12 @@ impl Snapshot {
     pub fn take() -> Result<Self> {
         let mut processes = Vec::new();
         for pid in procfs::pids()? {
+            // HAZARD(pid-reuse): opened before anything is read, so that the inode and what was read are of one process.
+            let opened = PidFd::open_pid(pid).ok();
             let Ok(Some(stat)) = procfs::read_stat(pid) else { continue };
+            let opened = opened.filter(PidFd::has_number);
             processes.push(Process {
-                identity: stat.identity(),
+                identity: stat.identity().with_inode(opened.and_then(|opened| opened.inode())),
                 ppid: stat.ppid,
                 pgrp: stat.pgrp,
                 session: stat.session,

@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use lariat_sys::identity::Identity;
 use serde::{Deserialize, Serialize};
 
 use super::plan::Phase;
@@ -136,6 +137,9 @@ pub struct LeftProcess {
     pub pid: i32,
     /// Clock ticks since boot at its start: with the pid, who it is.
     pub start: u64,
+    /// Its number in pidfs, unique within the boot, if it is known.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub inode: Option<u64>,
     /// Its command line, or the kernel's name for it.
     pub command: String,
     /// Since its start.
@@ -145,6 +149,14 @@ pub struct LeftProcess {
     pub parents: Vec<String>,
     /// Why it could not be ended.
     pub reason: String,
+}
+
+impl LeftProcess {
+    /// Returns who it is.
+    #[must_use]
+    pub fn identity(&self) -> Identity {
+        Identity::new(self.pid, self.start).with_inode(self.inode)
+    }
 }
 
 /// A port of the stack that is not free.
@@ -374,6 +386,7 @@ mod tests {
             service: None,
             pid,
             start: 7,
+            inode: None,
             command: if parents.is_empty() { "name".into() } else { "name --and arguments".into() },
             age: Duration::ZERO,
             parents: parents.iter().map(|p| (*p).to_owned()).collect(),

@@ -5,6 +5,7 @@
 use std::collections::BTreeSet;
 
 use lariat_sys::identity::Identity;
+use lariat_sys::pidfd::is_surely_gone;
 use lariat_sys::procfs::{self, State};
 
 use super::report::{HeldPort, LeftProcess};
@@ -18,13 +19,14 @@ const PARENTS_MAX: usize = 16;
 #[must_use]
 pub fn describe(identity: Identity, reason: &str) -> Option<LeftProcess> {
     let stat = procfs::read_stat(identity.pid).ok().flatten()?;
-    if stat.identity() != identity || !stat.is_alive() {
+    if is_surely_gone(identity) || !stat.is_alive() {
         return None;
     }
     Some(LeftProcess {
         service: Mark::of(identity.pid).and_then(|mark| mark.service),
         pid: identity.pid,
         start: identity.start,
+        inode: identity.inode(),
         command: command_of(identity.pid, &stat.comm.to_string()),
         age: age_of(identity),
         parents: parents(stat.ppid),
@@ -112,7 +114,7 @@ mod tests {
         assert_eq!(left.service.as_deref(), Some("web"));
         assert!(left.parents[0].starts_with(&format!("{} ", std::process::id())), "{:?}", left.parents);
         assert!(left.age < Duration::from_secs(60), "{:?}", left.age);
-        let stranger = Identity { start: identity.start + 1, ..identity };
+        let stranger = Identity::new(identity.pid, identity.start + 1);
         assert_eq!(describe(stranger, ""), None, "the number alone is nobody");
         child.kill().unwrap();
         child.wait().unwrap();

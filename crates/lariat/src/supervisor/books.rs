@@ -165,6 +165,7 @@ fn summary(report: &Report) -> ReportSummary {
     let left = |process: &crate::shutdown::report::LeftProcess| LeftRecord {
         pid: process.pid,
         start: process.start,
+        inode: process.inode,
         comm: process.command.clone(),
         reason: process.reason.clone(),
     };

@@ -219,6 +219,7 @@ impl Driver {
             service: service.clone(),
             pid: named.identity.pid,
             start: named.identity.start,
+            inode: named.identity.inode(),
             command: named.comm.to_string(),
             age: Duration::ZERO,
             parents: Vec::new(),

@@ -37,6 +37,7 @@ use std::time::Instant;
 
 use lariat_sys::Errno;
 use lariat_sys::identity::Identity;
+use lariat_sys::kernel::{self, Missing};
 use lariat_sys::process;
 use lariat_sys::signal::{SignalFd, SignalSet};
 
@@ -124,6 +125,9 @@ pub enum StartError {
     /// The output cannot be pumped.
     #[error(transparent)]
     Pump(#[from] PumpError),
+    /// The kernel lacks what nothing works without.
+    #[error("cannot work here: {0}")]
+    Kernel(Missing),
     /// Something else of lariat's own.
     #[error("could not {step}: {errno}")]
     System {
@@ -153,6 +157,9 @@ impl Supervisor {
     /// [`StartError`]; nothing was started, and nothing is held.
     pub fn new(spec: StackSpec, options: Options) -> Result<Self, StartError> {
         let system = |step| move |errno| StartError::System { step, errno };
+        if let Some(missing) = kernel::missing() {
+            return Err(StartError::Kernel(missing));
+        }
         let graph = Graph::new(&spec.services)?;
         let chosen = choose(&spec, &options.services)?;
         let (state, lock, notes) = match recovery::look(&spec.root, recovery::Access::Create)? {

@@ -218,7 +218,7 @@ impl Driver {
             self.tally.note(format!("keeper {keeper} has not exited yet"));
         }
         // One that /proc hides is not gone because it cannot be seen.
-        self.tally.retain_left(|left| !is_surely_gone(Identity { pid: left.pid, start: left.start }));
+        self.tally.retain_left(|left| !is_surely_gone(left.identity()));
         for found in found.certain {
             if let Some(left) = verify::describe(found.identity, "alive at the last look") {
                 self.tally.left(left);

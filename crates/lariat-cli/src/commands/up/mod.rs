@@ -18,8 +18,9 @@ use lariat::shutdown::report::Report;
 use lariat::supervisor::{Options, StartError, Supervisor};
 use lariat_config::Loaded;
 use lariat_sys::identity::Identity;
+use lariat_sys::kernel::Missing;
 use lariat_sys::signal::Signal;
-use lariat_sys::{files, process, tree};
+use lariat_sys::{files, kernel, process, tree};
 
 use super::past;
 use super::show::report;
@@ -40,6 +41,9 @@ pub(crate) fn run(args: &UpArgs, output: &mut Output) -> Result<ExitCode, Failur
         own_trouble("could not find lariat in /proc", errno)
             .hint("/proc has to be mounted, and of the pid namespace that lariat is in")
     })?;
+    if let Some(missing) = kernel::missing() {
+        return Err(lacking(ExitCode::Trouble, &missing));
+    }
     if args.supervise {
         return run_behind(args, output);
     }
@@ -51,6 +55,14 @@ pub(crate) fn run(args: &UpArgs, output: &mut Output) -> Result<ExitCode, Failur
         return detach::start(&file, args, &signals, output);
     }
     run_in_front(spec, services, signals, output)
+}
+
+/// Says that the kernel lacks what nothing works without.
+pub(crate) fn lacking(code: ExitCode, missing: &Missing) -> Failure {
+    Failure::new(code, format!("cannot work here: {missing}")).hint(format!(
+        "lariat needs Linux {} or newer, and a sandbox that lets these calls through",
+        kernel::OLDEST
+    ))
 }
 
 fn configuration(

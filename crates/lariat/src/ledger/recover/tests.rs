@@ -3,7 +3,6 @@
 use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
-use lariat_sys::pidfd::PidFd;
 use lariat_sys::signal::Signal;
 use proptest::prelude::*;
 
@@ -19,7 +18,7 @@ fn run() -> RunId {
 fn clue(pid: i32, start: u64) -> LeaderClue {
     LeaderClue {
         service: "web".into(),
-        leader: Identity { pid, start },
+        leader: Identity::new(pid, start),
         has_own_session: true,
         has_own_group: true,
     }
@@ -32,14 +31,14 @@ fn clues() -> Clues {
         boot: Some("boot".into()),
         pid_namespace: Some(7),
         leaders: vec![clue(100, 50)],
-        spared: vec![Identity { pid: 90, start: 40 }],
+        spared: vec![Identity::new(90, 40)],
     }
 }
 
 /// A process of our user, started at tick 60, child of init, in a session and group of its own.
 fn process(pid: i32) -> Process {
     Process {
-        identity: Identity { pid, start: 60 },
+        identity: Identity::new(pid, 60),
         ppid: 1,
         pgrp: pid,
         session: pid,
@@ -51,7 +50,7 @@ fn process(pid: i32) -> Process {
 }
 
 fn leader() -> Process {
-    Process { identity: Identity { pid: 100, start: 50 }, ..process(100) }
+    Process { identity: Identity::new(100, 50), ..process(100) }
 }
 
 fn marked(pid: i32) -> Process {
@@ -90,7 +89,7 @@ fn foreign(process: Process) -> Process {
 }
 
 fn identities_and_marks() -> Vec<Row> {
-    let reused = || Process { identity: Identity { pid: 100, start: 70 }, ..process(100) };
+    let reused = || Process { identity: Identity::new(100, 70), ..process(100) };
     let in_group = |pid| Process { pgrp: 100, ..process(pid) };
     vec![
         ("nobody", vec![process(300)], vec![], vec![]),
@@ -116,7 +115,7 @@ fn identities_and_marks() -> Vec<Row> {
             vec![
                 marked(500),
                 marked(1),
-                Process { identity: Identity { pid: 90, start: 40 }, ..marked(90) },
+                Process { identity: Identity::new(90, 40), ..marked(90) },
                 Process { session: 100, ..marked(501) },
             ],
             vec![(501, Why::Marked)],
@@ -124,7 +123,7 @@ fn identities_and_marks() -> Vec<Row> {
         ),
         (
             "what has a keeper's number now is no keeper",
-            vec![Process { identity: Identity { pid: 90, start: 99 }, ..marked(90) }],
+            vec![Process { identity: Identity::new(90, 99), ..marked(90) }],
             vec![(90, Why::Marked)],
             vec![],
         ),
@@ -133,7 +132,7 @@ fn identities_and_marks() -> Vec<Row> {
 
 fn sessions_and_groups() -> Vec<Row> {
     let zombie = |process| Process { is_alive: false, ..process };
-    let older = |pid| Process { identity: Identity { pid, start: 10 }, ..member(pid) };
+    let older = |pid| Process { identity: Identity::new(pid, 10), ..member(pid) };
     let in_group = |pid| Process { pgrp: 100, ..process(pid) };
     vec![
         ("a session's number alone", vec![member(300)], vec![], vec![(300, Why::Session(100))]),
@@ -189,6 +188,40 @@ fn who_is_certain_and_who_is_possible() {
 }
 
 #[test]
+fn within_one_tick_the_inode_tells_whose_number_it_is() {
+    let seen = |inode| Process { identity: leader().identity.with_inode(inode), ..leader() };
+    let in_group = |pid| Process { pgrp: 100, ..process(pid) };
+    // What the ledger says, what is seen, and whether that is the leader.
+    for (recorded, found, is_leader) in [
+        (Some(7), Some(7), true),
+        (Some(7), Some(8), false),
+        (None, Some(8), true),
+        (Some(7), None, true),
+        (None, None, true),
+    ] {
+        let mut clues = clues();
+        clues.leaders[0].leader = clues.leaders[0].leader.with_inode(recorded);
+        let findings = find(&clues, &snapshot(&[seen(found), member(300), in_group(301)]));
+        let (certain, possible) = (reasons(&findings.certain), reasons(&findings.possible));
+        if is_leader {
+            assert_eq!(certain, [(100, Why::Recorded), (300, Why::Session(100)), (301, Why::Group(100))]);
+        } else {
+            assert!(certain.is_empty() && possible.is_empty(), "{certain:?}, {possible:?}");
+        }
+    }
+}
+
+#[test]
+fn a_keepers_number_within_one_tick_spares_nobody() {
+    let mut clues = clues();
+    clues.spared[0] = clues.spared[0].with_inode(Some(7));
+    let with = |inode| Process { identity: Identity::new(90, 40).with_inode(inode), ..marked(90) };
+    assert!(find(&clues, &snapshot(&[with(Some(7))])).is_empty());
+    let findings = find(&clues, &snapshot(&[with(Some(8))]));
+    assert_eq!(reasons(&findings.certain), [(90, Why::Marked)]);
+}
+
+#[test]
 fn a_command_in_front_of_a_terminal_does_not_claim_the_shells_session() {
     let mut clues = clues();
     clues.leaders[0].has_own_session = false;
@@ -229,7 +262,7 @@ fn clues_come_from_the_record() {
     assert_eq!(clues.spared.iter().map(|i| i.pid).collect::<Vec<_>>(), [4200, 4201]);
     record.services[0].session = Some(77);
     record.services[0].earlier =
-        vec![EarlierStart { leader: ProcessRecord { pid: 9, start: 1 }, session: 9 }];
+        vec![EarlierStart { leader: ProcessRecord { pid: 9, start: 1, inode: None }, session: 9 }];
     let own = |clues: Clues| clues.leaders.iter().map(|l| l.has_own_session).collect::<Vec<_>>();
     assert_eq!(own(Clues::of(&record)), [false, true]);
 }
@@ -238,7 +271,7 @@ fn any_process() -> impl Strategy<Value = Process> {
     let small = || 1..12_i32;
     (small(), 45..65_u64, small(), small(), small(), 0..3_u32, any::<bool>(), 0..3_u8).prop_map(
         |(pid, start, ppid, pgrp, session, uid, is_alive, mark)| Process {
-            identity: Identity { pid, start },
+            identity: Identity::new(pid, start),
             ppid,
             pgrp,
             session,
