@@ -115,7 +115,7 @@ fn show(crashed: &Crashed, output: &mut Output) {
     if findings.certain.len() > LISTED_MAX {
         output.note(&format!("  and {} more", findings.certain.len() - LISTED_MAX));
     }
-    for port in verify::held_ports(&crashed.ports(), crashed.run().as_str()) {
+    for port in verify::held_ports(&crashed.ports(), crashed.run().as_str(), &findings.certain) {
         output.note(&format!(
             "  port {} of {} is held by {}",
             port.port,

@@ -433,7 +433,7 @@ impl Crashed {
         if self.findings.reach == Reach::OtherNamespace {
             tally.note("the run was in another pid namespace: whether it is alive cannot be seen from here");
         }
-        for port in verify::held_ports(&self.ports(), self.clues.run.as_str()) {
+        for port in verify::held_ports(&self.ports(), self.clues.run.as_str(), &self.findings.certain) {
             tally.port_held(port);
         }
         self.notes.iter().for_each(|note| tally.note(note.clone()));
