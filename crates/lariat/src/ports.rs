@@ -228,7 +228,7 @@ mod tests {
             assert!(process.command.contains("lariat"), "{}", process.command);
             assert!(process.age < Duration::from_secs(86_400));
             assert!(!is_free(addr.port()).unwrap());
-            assert_eq!(explain_tcp(&only(addr.port())).unwrap()[&addr.port()], holders);
+            assert_eq!(explain_tcp(&only(addr.port())).unwrap()[&addr.port()][0].addr, addr);
             assert!(explain(&only(client.local_addr().unwrap().port())).unwrap().is_empty());
         }
     }

@@ -16,6 +16,7 @@
 mod books;
 mod driver;
 mod feed;
+pub mod freeing;
 mod handle;
 mod lives;
 mod poller;
