@@ -246,8 +246,8 @@ impl Leftover {
         self.sets().into_iter().flat_map(|(_, set)| set.look().certain).collect()
     }
 
-    /// Ends them: each service by its own stop signal and grace period as the ledger has them, at most `grace`; by TERM and
-    /// `grace` where it does not say. Blocks as [`end_all`] does.
+    /// Ends them: each service by its own stop signal and grace period as the ledger has them; by TERM and `grace` where it
+    /// does not say. Blocks as [`end_all`] does.
     pub fn end(&self, grace: Duration, hurry: impl FnMut() -> bool) -> End {
         let ending =
             |(service, set): (Option<String>, FoundSet)| Ending::new(set, self.plan(service, grace), None);
@@ -268,20 +268,24 @@ impl Leftover {
         let mut services = self.record.iter().flat_map(|record| &record.services);
         let recorded = services.find(|found| Some(&found.name) == service.as_ref());
         let plan = recorded.and_then(|found| found.stop.as_ref()).map(|stop| stop.plan());
-        let plan = plan.unwrap_or(StopPlan { grace, ..StopPlan::default() });
-        StopPlan { grace: plan.grace.min(grace), ..plan }
+        plan.unwrap_or(StopPlan { grace, ..StopPlan::default() })
     }
 }
 
-/// Waits until nobody listens on these ports. Returns who still does when the deadline has passed.
+/// Waits until nobody but the `spared` listens on these ports. Returns who still does then, or when the deadline has passed.
 ///
 /// # Errors
 /// As [`ports::explain`].
-pub fn wait_until_free(ports: &BTreeSet<u16>, deadline: Instant) -> Result<Vec<Holder>, PortError> {
+pub fn wait_until_free(
+    ports: &BTreeSet<u16>,
+    spared: &BTreeSet<Identity>,
+    deadline: Instant,
+) -> Result<Vec<Holder>, PortError> {
     loop {
         let holders = ports::explain(ports)?;
+        let mut processes = holders.iter().flat_map(|holder| &holder.processes);
         let now = Instant::now();
-        if holders.is_empty() || now >= deadline {
+        if now >= deadline || processes.all(|process| spared.contains(&process.identity)) {
             return Ok(holders);
         }
         // It fails only for want of memory; then the loop turns without a pause until the deadline.
