@@ -3,7 +3,7 @@
 //!
 //! Reading the descriptors of one process costs the kernel tens of microseconds, and no table leads from a socket to
 //! its processes. So [`find_holders`] stops early: whoever has a socket made it or got it from its parent, and those
-//! who share one are kin.
+//! who share one are kin (HAZARD(socket-heirs)).
 
 use std::ffi::CStr;
 use std::mem::MaybeUninit;

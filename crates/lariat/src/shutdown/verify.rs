@@ -119,4 +119,53 @@ mod tests {
         assert!(!held[0].is_ours);
         assert!(held[0].holder.starts_with(&format!("{} `", std::process::id())), "{}", held[0].holder);
     }
+
+    /// The port is the last resort, and adds nobody: whoever is ours by his port is found by his mark.
+    #[test]
+    fn a_holder_that_is_ours_is_always_found_without_its_port() {
+        use crate::ledger::record::RunId;
+        use crate::ledger::recover::{Clues, Process, Snapshot, find};
+        use crate::process::Mark;
+        use std::collections::BTreeSet;
+
+        let (run, user) = (RunId::try_from("0123456789abcdef".to_owned()).unwrap(), 1000);
+        let mut ours = 0;
+        for (pid, uid) in [(70, Some(1000)), (71, Some(0)), (72, None), (1, Some(1000)), (50, Some(1000))] {
+            for marked in [Some(run.as_str()), Some("fedcba9876543210"), None] {
+                let identity = Identity { pid, start: 9 };
+                let mark = marked.map(|run| Mark { run: run.to_owned(), service: None });
+                let holder = HolderProcess {
+                    identity,
+                    uid,
+                    command: "x".into(),
+                    age: Duration::ZERO,
+                    mark: mark.clone(),
+                };
+                // A daemon: on its own in every respect, but for the mark.
+                let process = Process {
+                    identity,
+                    ppid: 1,
+                    pgrp: pid,
+                    session: pid,
+                    uid,
+                    is_alive: true,
+                    mark,
+                    comm: "x".into(),
+                };
+                let snapshot = Snapshot {
+                    boot: "b".into(),
+                    pid_namespace: None,
+                    user,
+                    spared: BTreeSet::from([1, 50]),
+                    processes: vec![process],
+                };
+                let is_found = !find(&Clues::mark_only(run.clone()), &snapshot).certain.is_empty();
+                let is_spared = snapshot.spared.contains(&pid);
+                let is_ours = holder.run(user) == Some(run.as_str()) && !is_spared;
+                assert_eq!(is_ours, is_found, "{holder:?}");
+                ours += u32::from(is_ours);
+            }
+        }
+        assert_eq!(ours, 1);
+    }
 }

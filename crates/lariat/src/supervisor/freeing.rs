@@ -281,6 +281,7 @@ pub fn wait_until_free(
     spared: &BTreeSet<Identity>,
     deadline: Instant,
 ) -> Result<Vec<Holder>, PortError> {
+    // HAZARD(socket-heirs): the death of those who were known proves nothing; the kernel's list of listeners does.
     loop {
         let holders = ports::explain(ports)?;
         let mut processes = holders.iter().flat_map(|holder| &holder.processes);
