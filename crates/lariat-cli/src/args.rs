@@ -3,6 +3,7 @@
 //! Help, man pages and completions are made from these types. A verb is here when its command is: `run` and the verbs
 //! of a stack have their files below, each hooked up with one line in [`Command`].
 
+pub(crate) mod port;
 pub(crate) mod run;
 pub(crate) mod stack;
 
@@ -61,6 +62,7 @@ pub(crate) enum Command {
     Start(stack::StartArgs),
     Stop(stack::StopArgs),
     Restart(stack::RestartArgs),
+    Port(port::PortArgs),
     Check(CheckArgs),
     Init(InitArgs),
     Completions(CompletionsArgs),

@@ -59,12 +59,23 @@ fn command(args: Vec<OsString>) -> ExitCode {
     {
         commands::run::run(&run);
     }
+    if args.get(1).is_some_and(|verb| verb == "port")
+        && let Some(port) = args::port::parse(&args[2..])
+    {
+        let mut output = Output::new(false);
+        let result = commands::port::run(&port, &mut output);
+        return finish(result, output);
+    }
     let cli = match Cli::try_parse_from(args) {
         Ok(cli) => cli,
         Err(error) => return parse_error(&error),
     };
     let mut output = Output::new(cli.no_color);
     let result = commands::dispatch(&cli.command, &mut output);
+    finish(result, output)
+}
+
+fn finish(result: Result<ExitCode, Failure>, mut output: Output) -> ExitCode {
     // What was printed comes first, also before the failure that follows it.
     let result = output.finish().and(result);
     match result {

@@ -10,10 +10,16 @@ use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 
-use lariat_sys::ports::{Listener, Proto, holders, listeners, listeners_by_diag, listeners_by_proc};
+use lariat_sys::ports::{
+    Listener, Proto, find_holders, holders, listeners, listeners_by_diag, listeners_by_proc,
+};
+use lariat_sys::procfs::{self, State};
 use lariat_sys::spawn::SpawnOptions;
+use lariat_sys::{process, tree};
 
-use support::{Guard, eventually, shell, skip};
+use support::{Guard, end_descendants, eventually, fixture, shell, skip};
+
+fixtures!(main_thread_ends);
 
 /// Opens a listener of each kind on loopback, v6 where this machine has it.
 fn open_all() -> Vec<(Proto, SocketAddr, OwnedFd)> {
@@ -104,4 +110,99 @@ fn holders_are_all_who_have_it_open() {
     assert_eq!(holders(&inodes, Some(&[child.pid(), i32::MAX, 0, -1])), [(inode(&socket), child.pid())]);
     assert_eq!(holders(&[], None), []);
     assert_eq!(holders(&inodes, Some(&[])), []);
+}
+
+/// A listener that a script gets as descriptor 4, and nobody else has.
+fn give_away(script: &str) -> (u64, Guard) {
+    let socket = OwnedFd::from(TcpListener::bind("127.0.0.1:0").unwrap());
+    let options = SpawnOptions { fds: vec![(socket.as_raw_fd(), 4)], ..SpawnOptions::default() };
+    (inode(&socket), Guard::start(&shell(script), &options))
+}
+
+/// Waits until so many have the socket, by the complete search, and checks that the short one finds all of them.
+#[track_caller]
+fn expect_all_found(inode: u64, count: usize) {
+    // A child has what its parent has until it closes it, so there may be more for a moment.
+    eventually("both find all", || {
+        let all = holders(&[inode], None);
+        all.len() == count && find_holders(&[inode]) == all
+    });
+}
+
+#[test]
+fn the_short_search_finds_one_that_is_alone() {
+    let (inode, child) = give_away("exec sleep 1000");
+    expect_all_found(inode, 1);
+    assert_eq!(find_holders(&[inode]), [(inode, child.pid())]);
+    assert_eq!(find_holders(&[]), []);
+}
+
+#[test]
+fn the_short_search_finds_parents_brothers_and_grandchildren() {
+    process::set_subreaper(true).unwrap();
+    let (inode, _child) = give_away("sleep 1000 & (sleep 1000 & sleep 1000; :) & wait");
+    // The shell, its sleep, the shell between, and that one's two.
+    expect_all_found(inode, 5);
+    end_descendants();
+}
+
+#[test]
+fn the_short_search_finds_heirs_of_one_that_has_closed_it() {
+    process::set_subreaper(true).unwrap();
+    let (inode, _child) = give_away("sh -c 'sleep 1000 & exec 4>&-; sleep 1000 & wait' & wait");
+    expect_all_found(inode, 2);
+    end_descendants();
+}
+
+#[test]
+fn the_short_search_finds_the_server_beside_its_daemon() {
+    process::set_subreaper(true).unwrap();
+    let (inode, child) = give_away("(setsid sleep 1000 &); exec sleep 1000");
+    expect_all_found(inode, 2);
+    let found = find_holders(&[inode]);
+    let daemon = found.iter().map(|(_, pid)| *pid).find(|pid| *pid != child.pid()).unwrap();
+    assert_eq!(procfs::read_stat(daemon).unwrap().unwrap().ppid, process::pid(), "it is an orphan of ours");
+    end_descendants();
+}
+
+#[test]
+fn the_short_search_finds_the_holder_below_a_crowd() {
+    process::set_subreaper(true).unwrap();
+    let crowd =
+        Guard::start(&shell("for i in $(seq 100); do sleep 1000 & done; wait"), &SpawnOptions::default());
+    let count = || {
+        let mut members = Vec::new();
+        tree::children(crowd.pid(), &mut members).unwrap();
+        members.len()
+    };
+    eventually("the crowd is there", || count() == 100);
+    let (inode, _child) =
+        give_away("sleep 1000 & exec 4>&-; for i in $(seq 100); do sleep 1000 & done; wait");
+    expect_all_found(inode, 1);
+    end_descendants();
+}
+
+/// Its main thread ends; another one waits for ever.
+fn main_thread_ends(_: std::ffi::c_int, _: *const *const std::ffi::c_char) -> u8 {
+    std::thread::spawn(|| {
+        loop {
+            std::thread::park();
+        }
+    });
+    // SAFETY: the call ends the calling thread alone; it takes an integer.
+    unsafe { libc::syscall(libc::SYS_exit, 0) };
+    unreachable!()
+}
+
+#[test]
+fn a_holder_without_its_main_thread_is_found() {
+    let socket = OwnedFd::from(TcpListener::bind("127.0.0.1:0").unwrap());
+    let options = SpawnOptions { fds: vec![(socket.as_raw_fd(), 4)], ..SpawnOptions::default() };
+    let child = Guard::start(&fixture("main_thread_ends", &[]), &options);
+    let inode = inode(&socket);
+    drop(socket);
+    let state = || procfs::read_stat(child.pid()).unwrap().unwrap().state;
+    eventually("the main thread is a zombie", || state() == State::Zombie);
+    assert_eq!(holders(&[inode], None), [(inode, child.pid())]);
+    assert_eq!(find_holders(&[inode]), [(inode, child.pid())]);
 }

@@ -3,7 +3,8 @@
 //! Only listeners count: a connection that goes out from a port, or one that is closing, holds nothing that a server
 //! needs. What this module does not do: end whoever holds a port.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::time::Duration;
@@ -12,6 +13,7 @@ use lariat_sys::identity::Identity;
 use lariat_sys::procfs;
 use lariat_sys::{Errno, ports};
 
+use lariat_sys::ports::Listener;
 pub use lariat_sys::ports::Proto;
 
 use crate::process::{Mark, age_of, command_of};
@@ -33,7 +35,7 @@ pub enum PortError {
     NoneFree,
 }
 
-/// Who listens on a port.
+/// A socket that listens on a port, and who has it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Holder {
     /// The protocol.
@@ -42,15 +44,18 @@ pub struct Holder {
     pub addr: SocketAddr,
     /// The user who made the socket.
     pub uid: u32,
-    /// The process that has it open; `None` for one that we may not look into, or in another pid namespace.
-    pub process: Option<HolderProcess>,
+    /// The processes that have it open, the oldest first. Empty where they may not be looked into, or are in another pid
+    /// namespace, or where the kernel itself listens.
+    pub processes: Vec<HolderProcess>,
 }
 
-/// The process behind a listener.
+/// A process behind a listener.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct HolderProcess {
     /// Who it is.
     pub identity: Identity,
+    /// Its real user, if it could be read.
+    pub uid: Option<u32>,
     /// Its command line, or its name in brackets where it has none; at most 512 bytes, for display.
     pub command: String,
     /// How long it has been running.
@@ -59,27 +64,96 @@ pub struct HolderProcess {
     pub mark: Option<Mark>,
 }
 
-/// Returns all that listen on a port, TCP and UDP, v4 and v6: one entry for each socket and process that has it open.
+impl HolderProcess {
+    /// Returns the run it is of, if that may be believed: everybody may put any text into his own environment, so the mark
+    /// counts for processes of `user` alone.
+    #[must_use]
+    pub fn run(&self, user: u32) -> Option<&str> {
+        self.mark.as_ref().filter(|_| self.uid == Some(user)).map(|mark| mark.run.as_str())
+    }
+}
+
+impl fmt::Display for Holder {
+    /// Names who has the socket: the oldest of its processes, and the numbers of the others.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Some((first, others)) = self.processes.split_first() else {
+            return write!(f, "a process of user {} that may not be looked into", self.uid);
+        };
+        write!(f, "{} `{}`", first.identity.pid, first.command)?;
+        match &first.mark {
+            Some(Mark { run, service: Some(service) }) => write!(f, ", service `{service}` of run {run}")?,
+            Some(Mark { run, service: None }) => write!(f, ", of run {run}")?,
+            None => {}
+        }
+        let numbers: Vec<String> = others.iter().map(|other| other.identity.pid.to_string()).collect();
+        if numbers.is_empty() { Ok(()) } else { write!(f, " (shared with {})", numbers.join(", ")) }
+    }
+}
+
+/// Names all who listen, each once.
+#[must_use]
+pub fn in_words(holders: &[Holder]) -> String {
+    let mut words: Vec<String> = holders.iter().map(Holder::to_string).collect();
+    words.dedup();
+    words.join(", ")
+}
+
+/// Returns all that listen on these ports, TCP and UDP, v4 and v6: one entry for each socket, by port.
+///
+/// Looks no further than needed: see [`lariat_sys::ports::find_holders`] for who may be left out.
 ///
 /// # Errors
 /// [`PortError::List`] when neither sock_diag nor `/proc/net` is there.
-pub fn explain(port: u16) -> Result<Vec<Holder>, PortError> {
-    let mut listeners = ports::listeners().map_err(PortError::List)?;
-    listeners.retain(|listener| listener.addr.port() == port);
-    listeners.sort_unstable();
-    let inodes: Vec<u64> = listeners.iter().map(|listener| listener.inode).collect();
-    let held = ports::holders(&inodes, None);
-    let mut holders = Vec::new();
-    for listener in listeners {
-        let (proto, addr, uid) = (listener.proto, listener.addr, listener.uid);
-        let pids = held.iter().filter(|(inode, _)| *inode == listener.inode).map(|(_, pid)| *pid);
-        let known: Vec<HolderProcess> = pids.filter_map(describe).collect();
-        if known.is_empty() {
-            holders.push(Holder { proto, addr, uid, process: None });
-        }
-        holders.extend(known.into_iter().map(|process| Holder { proto, addr, uid, process: Some(process) }));
+pub fn explain(ports: &BTreeSet<u16>) -> Result<Vec<Holder>, PortError> {
+    explain_if(|listener| ports.contains(&listener.addr.port()))
+}
+
+/// Returns those of the ports that a TCP server cannot have, each with who listens there. Datagram sockets are in nobody's
+/// way.
+///
+/// # Errors
+/// As [`explain`].
+pub fn explain_tcp(ports: &BTreeSet<u16>) -> Result<BTreeMap<u16, Vec<Holder>>, PortError> {
+    let mut held: BTreeMap<u16, Vec<Holder>> = BTreeMap::new();
+    let is_meant =
+        |listener: &Listener| listener.proto == Proto::Tcp && ports.contains(&listener.addr.port());
+    for holder in if ports.is_empty() { Vec::new() } else { explain_if(is_meant)? } {
+        held.entry(holder.addr.port()).or_default().push(holder);
     }
-    Ok(holders)
+    Ok(held)
+}
+
+fn explain_if(is_meant: impl Fn(&Listener) -> bool) -> Result<Vec<Holder>, PortError> {
+    let list = || -> Result<Vec<Listener>, PortError> {
+        let mut listeners = ports::listeners().map_err(PortError::List)?;
+        listeners.retain(&is_meant);
+        Ok(listeners)
+    };
+    let mut listeners = list()?;
+    let inodes: Vec<u64> = listeners.iter().map(|listener| listener.inode).collect();
+    let held = if inodes.is_empty() { Vec::new() } else { ports::find_holders(&inodes) };
+    let mut known: BTreeMap<i32, Option<HolderProcess>> = BTreeMap::new();
+    for (_, pid) in &held {
+        known.entry(*pid).or_insert_with(|| describe(*pid));
+    }
+    let processes = |listener: &Listener| -> Vec<HolderProcess> {
+        let pids = held.iter().filter(|(inode, _)| *inode == listener.inode).map(|(_, pid)| pid);
+        let mut processes: Vec<HolderProcess> =
+            pids.filter_map(|pid| known.get(pid).cloned().flatten()).collect();
+        processes.sort_by_key(|process| (process.identity.start, process.identity.pid));
+        processes
+    };
+    if listeners.iter().any(|listener| processes(listener).is_empty()) {
+        // Whoever closed it meanwhile is no unknown holder.
+        let now: BTreeSet<u64> = list()?.iter().map(|listener| listener.inode).collect();
+        listeners.retain(|listener| now.contains(&listener.inode));
+    }
+    listeners.sort_unstable_by_key(|listener| (listener.addr.port(), *listener));
+    let holder = |listener: &Listener| {
+        let Listener { proto, addr, uid, .. } = *listener;
+        Holder { proto, addr, uid, processes: processes(listener) }
+    };
+    Ok(listeners.iter().map(holder).collect())
 }
 
 /// Says whether nobody listens on a TCP port, at whatever address.
@@ -87,17 +161,8 @@ pub fn explain(port: u16) -> Result<Vec<Holder>, PortError> {
 /// # Errors
 /// As [`explain`].
 pub fn is_free(port: u16) -> Result<bool, PortError> {
-    Ok(held_of(&BTreeSet::from([port]))?.is_empty())
-}
-
-/// Returns those of the given ports on which somebody listens by TCP. One look for all, so it is cheap for many.
-///
-/// # Errors
-/// As [`explain`].
-pub fn held_of(ports: &BTreeSet<u16>) -> Result<BTreeSet<u16>, PortError> {
     let listeners = ports::listeners().map_err(PortError::List)?;
-    let tcp = listeners.iter().filter(|listener| listener.proto == Proto::Tcp);
-    Ok(tcp.map(|listener| listener.addr.port()).filter(|port| ports.contains(port)).collect())
+    Ok(!listeners.iter().any(|listener| listener.proto == Proto::Tcp && listener.addr.port() == port))
 }
 
 /// Finds a port above 1023 that is free on both loopback addresses, has no listener at any other, and is not in `taken`.
@@ -131,41 +196,96 @@ fn describe(pid: i32) -> Option<HolderProcess> {
     let stat = procfs::read_stat(pid).ok().flatten()?;
     let identity = stat.identity();
     let command = command_of(pid, &stat.comm.to_string());
-    Some(HolderProcess { identity, command, age: age_of(identity), mark: Mark::of(pid) })
+    let (age, uid, mark) = (age_of(identity), procfs::uid(pid).ok().flatten(), Mark::of(pid));
+    Some(HolderProcess { identity, uid, command, age, mark })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::net::UdpSocket;
+    use std::net::{TcpStream, UdpSocket};
+
+    fn only(port: u16) -> BTreeSet<u16> {
+        BTreeSet::from([port])
+    }
 
     #[test]
     fn a_listener_is_explained_and_a_connection_is_none() {
-        for address in ["127.0.0.1:0", "[::1]:0"] {
+        for address in ["127.0.0.1:0", "[::1]:0", "0.0.0.0:0", "[::]:0"] {
             let Ok(listener) = TcpListener::bind(address) else {
                 eprintln!("SKIP: {address} cannot be bound here");
                 continue;
             };
             let addr = listener.local_addr().unwrap();
-            let client = std::net::TcpStream::connect(addr).unwrap();
-            let holders = explain(addr.port()).unwrap();
+            let client =
+                TcpStream::connect((if addr.is_ipv6() { "::1" } else { "127.0.0.1" }, addr.port())).unwrap();
+            let holders = explain(&only(addr.port())).unwrap();
             let [holder] = &holders[..] else { panic!("{holders:?}") };
             assert_eq!((holder.proto, holder.addr), (Proto::Tcp, addr));
-            let process = holder.process.as_ref().unwrap();
+            let [process] = &holder.processes[..] else { panic!("{holder:?}") };
             assert_eq!(process.identity, Identity::current());
+            assert_eq!(process.uid, Some(lariat_sys::process::effective_user()));
             assert!(process.command.contains("lariat"), "{}", process.command);
             assert!(process.age < Duration::from_secs(86_400));
             assert!(!is_free(addr.port()).unwrap());
-            assert!(explain(client.local_addr().unwrap().port()).unwrap().is_empty());
+            assert_eq!(explain_tcp(&only(addr.port())).unwrap()[&addr.port()][0].addr, addr);
+            assert!(explain(&only(client.local_addr().unwrap().port())).unwrap().is_empty());
         }
     }
 
     #[test]
-    fn a_datagram_socket_is_explained_and_leaves_the_tcp_port_free() {
+    fn a_datagram_socket_is_explained_and_in_no_servers_way() {
         let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
         let port = socket.local_addr().unwrap().port();
-        let holders = explain(port).unwrap();
-        assert!(holders.iter().any(|h| h.proto == Proto::Udp && h.process.is_some()), "{holders:?}");
+        let holders = explain(&only(port)).unwrap();
+        let is_known = |holder: &Holder| holder.proto == Proto::Udp && !holder.processes.is_empty();
+        assert!(holders.iter().any(is_known), "{holders:?}");
+        assert!(explain_tcp(&only(port)).unwrap().is_empty());
+    }
+
+    #[test]
+    fn several_ports_are_explained_in_one_look_and_in_order() {
+        let mut open: Vec<TcpListener> = (0..3).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+        open.sort_by_key(|listener| listener.local_addr().unwrap().port());
+        let ports: BTreeSet<u16> =
+            open.iter().map(|listener| listener.local_addr().unwrap().port()).collect();
+        let found: Vec<u16> = explain(&ports).unwrap().iter().map(|holder| holder.addr.port()).collect();
+        assert!(found.iter().eq(&ports), "{found:?} for {ports:?}");
+        assert!(explain(&BTreeSet::new()).unwrap().is_empty());
+    }
+
+    #[test]
+    fn holders_read_well() {
+        let process = |pid, mark| HolderProcess {
+            identity: Identity::new(pid, 1),
+            uid: Some(7),
+            command: "serve --port 80".into(),
+            age: Duration::ZERO,
+            mark,
+        };
+        let holder =
+            |processes| Holder { proto: Proto::Tcp, addr: "[::]:80".parse().unwrap(), uid: 7, processes };
+        let mark =
+            |service: Option<&str>| Some(Mark { run: "r".into(), service: service.map(str::to_owned) });
+        let table = [
+            (vec![], "a process of user 7 that may not be looked into"),
+            (vec![process(4, None)], "4 `serve --port 80`"),
+            (vec![process(4, mark(None))], "4 `serve --port 80`, of run r"),
+            (vec![process(4, mark(Some("web")))], "4 `serve --port 80`, service `web` of run r"),
+            (
+                vec![process(4, None), process(5, None), process(6, None)],
+                "4 `serve --port 80` (shared with 5, 6)",
+            ),
+        ];
+        for (processes, words) in table {
+            assert_eq!(holder(processes).to_string(), words);
+        }
+        assert_eq!(
+            in_words(&[holder(vec![process(4, None)]), holder(vec![process(4, None)])]),
+            "4 `serve --port 80`"
+        );
+        let marked = process(4, mark(None));
+        assert_eq!((marked.run(7), marked.run(8)), (Some("r"), None), "another user's mark is not believed");
     }
 
     #[test]
@@ -178,7 +298,7 @@ mod tests {
         let port = pick(&taken).unwrap();
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).unwrap();
         taken.insert(port);
-        assert_eq!(held_of(&taken).unwrap().contains(&port), !is_free(port).unwrap());
+        assert!(!is_free(port).unwrap() && explain_tcp(&taken).unwrap().contains_key(&port));
         drop(listener);
     }
 }

@@ -20,7 +20,7 @@ const LINE: usize = 100;
 pub(super) const LAST_WORDS: &[u8] = b"these are the last words of the flood";
 const LIFETIME: Duration = Duration::from_secs(300);
 
-/// Runs a workload: `tree N`, `flood BYTES CHUNK STAMP`, `hello FIFO` or `greet FIFO`.
+/// Runs a workload: `tree N`, `flood BYTES CHUNK STAMP`, `hello FIFO`, `greet FIFO` or `listen`.
 ///
 /// # Errors
 /// The arguments are wrong, or the system refuses.
@@ -29,6 +29,7 @@ pub(crate) fn run(args: &[String]) -> Result<bool> {
         ["tree", count] => tree(count.parse()?)?,
         ["flood", bytes, chunk, stamp] => flood(bytes.parse()?, chunk.parse()?, stamp)?,
         ["hello", fifo] => hello(fifo)?,
+        ["listen"] => listen()?,
         ["greet", fifo] => return hello(fifo).map(|()| true),
         _ => bail!("unknown workload: {args:?}"),
     }
@@ -70,6 +71,16 @@ fn flood(bytes: usize, chunk: usize, stamp: &str) -> Result<()> {
         out.write_all(&block)?;
     }
     Ok(out.write_all(&last)?)
+}
+
+/// Listens on a port of its own, which it names.
+fn listen() -> Result<()> {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
+    let mut out = std::io::stdout().lock();
+    out.write_all(format!("{}\n", listener.local_addr()?.port()).as_bytes())?;
+    out.flush()?;
+    thread::sleep(LIFETIME);
+    Ok(())
 }
 
 /// Writes one byte to a fifo.

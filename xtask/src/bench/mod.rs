@@ -8,6 +8,7 @@
 mod child;
 mod idle;
 mod logs;
+mod port;
 mod report;
 mod run;
 mod sample;
@@ -48,6 +49,7 @@ const PARTS: &[(&str, Part)] = &[
     ("logs", logs::measure),
     ("idle", idle::measure),
     ("start", start::measure),
+    ("port", port::measure),
 ];
 
 /// What every part needs to know.

@@ -8,6 +8,7 @@ mod live;
 mod logs;
 mod man;
 mod past;
+pub(crate) mod port;
 mod ps;
 pub(crate) mod run;
 mod service;
@@ -29,6 +30,7 @@ pub(crate) fn dispatch(command: &Command, output: &mut Output) -> Result<ExitCod
         Command::Start(args) => service::start(&args.order, output),
         Command::Stop(args) => service::stop(&args.order, output),
         Command::Restart(args) => service::restart(&args.order, output),
+        Command::Port(args) => port::run(args, output),
         Command::Check(args) => check::run(args, output),
         Command::Init(args) => init::run(args, output),
         Command::Completions(args) => completions::run(args, output),

@@ -5,6 +5,7 @@ use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use lariat::ledger::index::RunIndex;
+use lariat::ledger::recover::Found;
 use lariat::service::spec::StackSpec;
 use lariat::shutdown::found::why_in_words;
 use lariat::shutdown::report::Report;
@@ -22,7 +23,7 @@ use crate::output::{Failure, Output};
 /// Processes that are listed at most; the others are counted.
 const LISTED_MAX: usize = 30;
 /// The grace period of what a crash left, where the ledger does not say what was configured.
-const GRACE: Duration = Duration::from_secs(10);
+pub(super) const GRACE: Duration = Duration::from_secs(10);
 /// How long keepers have beyond the longest grace period and their own killing.
 const KEEPERS_BEYOND: Duration = Duration::from_secs(5);
 
@@ -95,7 +96,7 @@ pub(crate) fn end(
 ) -> Result<Report, Failure> {
     if !crashed.findings().certain.is_empty() {
         show(&crashed, output);
-        consent(yes, signals)?;
+        consent(yes, "what is left of the last run", signals)?;
         let grace = if force { Duration::ZERO } else { crashed.grace().unwrap_or(GRACE) };
         crashed.end(grace, || signals.asks_to_end());
     }
@@ -106,16 +107,8 @@ pub(crate) fn end(
 fn show(crashed: &Crashed, output: &mut Output) {
     let findings = crashed.findings();
     output.note(&format!("run {} did not end by itself; this is left of it:", crashed.run()));
-    for found in findings.certain.iter().take(LISTED_MAX) {
-        let service = found.service.as_ref().map(|service| format!(" {service}")).unwrap_or_default();
-        let (pid, age) = (found.identity.pid, duration(found.age));
-        let (command, why) = (harmless(&found.command), why_in_words(found.why));
-        output.note(&format!("  {pid}{service} `{command}`, {age} old: {why}"));
-    }
-    if findings.certain.len() > LISTED_MAX {
-        output.note(&format!("  and {} more", findings.certain.len() - LISTED_MAX));
-    }
-    for port in verify::held_ports(&crashed.ports(), crashed.run().as_str()) {
+    list(&findings.certain, output);
+    for port in verify::held_ports(&crashed.ports(), crashed.run().as_str(), &findings.certain) {
         output.note(&format!(
             "  port {} of {} is held by {}",
             port.port,
@@ -130,16 +123,30 @@ fn show(crashed: &Crashed, output: &mut Output) {
     }
 }
 
+/// Lists processes that are left of a run.
+pub(super) fn list(left: &[Found], output: &mut Output) {
+    for found in left.iter().take(LISTED_MAX) {
+        let service = found.service.as_ref().map(|service| format!(" {service}")).unwrap_or_default();
+        let (pid, age) = (found.identity.pid, duration(found.age));
+        let (command, why) = (harmless(&found.command), why_in_words(found.why));
+        output.note(&format!("  {pid}{service} `{command}`, {age} old: {why}"));
+    }
+    if left.len() > LISTED_MAX {
+        output.note(&format!("  and {} more", left.len() - LISTED_MAX));
+    }
+}
+
 /// Asks on the terminal; yes is the default. Without a terminal only `--yes` is a yes.
-fn consent(yes: bool, signals: &Signals) -> Result<(), Failure> {
+pub(super) fn consent(yes: bool, what: &str, signals: &Signals) -> Result<(), Failure> {
     if yes {
         return Ok(());
     }
     let refused = |message: &str| {
         Failure::new(ExitCode::Consent, message.to_owned()).hint("`--yes` ends it without asking")
     };
+    let not_ended = format!("{what} was not ended");
     let Ok(terminal) = files::open_tty() else {
-        return Err(refused("what is left of the last run was not ended: nobody can be asked"));
+        return Err(refused(&format!("{not_ended}: nobody can be asked")));
     };
     let mut terminal = std::fs::File::from(terminal);
     let asked = terminal.write_all(b"End all of it? [Y/n] ");
@@ -153,7 +160,7 @@ fn consent(yes: bool, signals: &Signals) -> Result<(), Failure> {
         let _ = poll(&mut fds, None);
         let is_signalled = !fds[1].revents().is_empty();
         if is_signalled && signals.asks_to_end() {
-            return Err(refused("what is left of the last run was not ended"));
+            return Err(refused(&not_ended));
         }
         if !fds[0].revents().is_empty() {
             let mut buffer = [0; 64];
@@ -165,7 +172,7 @@ fn consent(yes: bool, signals: &Signals) -> Result<(), Failure> {
     }
     match line.trim_ascii().to_ascii_lowercase().as_slice() {
         b"" | b"y" | b"yes" => Ok(()),
-        _ => Err(refused("what is left of the last run was not ended")),
+        _ => Err(refused(&not_ended)),
     }
 }
 

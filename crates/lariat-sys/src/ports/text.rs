@@ -79,8 +79,13 @@ fn hexadecimal<T: TryFrom<u64>>(word: &[u8], digits: usize) -> Option<T> {
     T::try_from(number).ok()
 }
 
+/// Parses what a descriptor in `/proc` points to: the inode of a socket, `None` for anything else.
+pub(super) fn socket(target: &[u8]) -> Option<u64> {
+    number(target.strip_prefix(b"socket:[")?.strip_suffix(b"]")?)
+}
+
 /// Parses decimal digits and nothing else.
-pub(super) fn number<T: FromStr>(word: &[u8]) -> Option<T> {
+fn number<T: FromStr>(word: &[u8]) -> Option<T> {
     if !word.iter().all(u8::is_ascii_digit) {
         return None;
     }

@@ -6,15 +6,15 @@
 
 use std::fs;
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use lariat_sys::identity::{BootId, Identity};
 use serde::{Deserialize, Serialize};
 
-use super::LedgerError;
 use super::index::{UserDirs, error};
 use super::record::{ProcessRecord, RunId};
+use super::{LedgerError, read_limited};
 use crate::clock;
 
 /// The version of the format that this lariat writes.
@@ -126,6 +126,36 @@ impl CommandLedger {
     }
 }
 
+/// The largest record that is read, in bytes.
+const RECORD_BYTES_MAX: u64 = 1024 * 1024;
+
+/// Makes a record of the bytes of a file; `None` for what is none. Never panics, whatever the bytes.
+#[must_use]
+pub fn parse(bytes: &[u8]) -> Option<CommandRecord> {
+    serde_json::from_slice(bytes).ok()
+}
+
+/// Returns the records that are in the user's runtime directories; what is none is left out. Makes no directory, and reads
+/// in none that is somebody else's.
+#[must_use]
+pub fn list(dirs: &UserDirs) -> Vec<CommandRecord> {
+    let mut records = Vec::new();
+    let is_ours = |directory: &PathBuf| {
+        let user = lariat_sys::process::effective_user();
+        fs::symlink_metadata(directory)
+            .is_ok_and(|found| found.is_dir() && found.uid() == user && found.mode() & 0o077 == 0)
+    };
+    for directory in dirs.at_runtime_dirs().into_iter().filter(is_ours) {
+        for path in fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.path()) {
+            if path.extension().is_some_and(|extension| extension == "json") {
+                let bytes = fs::File::open(&path).and_then(|file| read_limited(file, RECORD_BYTES_MAX));
+                records.extend(bytes.ok().and_then(|bytes| parse(&bytes)));
+            }
+        }
+    }
+    records
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -141,7 +171,9 @@ mod tests {
         let cast = Cast { supervisor: me, keeper: me, leader: me };
         ledger.write(cast, vec!["true".into()], "/".into()).unwrap();
         let record: CommandRecord = serde_json::from_slice(&fs::read(ledger.path()).unwrap()).unwrap();
-        assert_eq!((record.marker, Identity::from(record.leader)), (outer, me));
+        assert_eq!((record.marker.clone(), Identity::from(record.leader)), (outer, me));
+        fs::write(ledger.path().with_file_name("other.json"), "{").unwrap();
+        assert_eq!(list(&dirs).iter().filter(|found| found.run == record.run).count(), 1);
         ledger.remove();
         assert!(!ledger.path().exists());
         ledger.remove();

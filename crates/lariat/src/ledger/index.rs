@@ -61,6 +61,13 @@ impl UserDirs {
         self.at_runtime(&format!("{run}.json"))
     }
 
+    /// Returns the directories in which sockets and records may be, whether they are there or not.
+    pub(super) fn at_runtime_dirs(&self) -> Vec<PathBuf> {
+        let preferred =
+            self.runtime.as_ref().filter(|path| path.is_absolute()).map(|path| path.join("lariat"));
+        preferred.into_iter().chain([fallback_dir()]).collect()
+    }
+
     fn at_runtime(&self, name: &str) -> Result<PathBuf, LedgerError> {
         let preferred =
             self.runtime.as_ref().filter(|path| path.is_absolute()).map(|path| path.join("lariat"));
@@ -70,11 +77,15 @@ impl UserDirs {
         {
             return Ok(directory.join(name));
         }
-        let user = lariat_sys::process::effective_user();
-        let directory = PathBuf::from(format!("/tmp/lariat-{user}"));
+        let directory = fallback_dir();
         private_dir(&directory)?;
         Ok(directory.join(name))
     }
+}
+
+/// Where it is when there is no runtime directory.
+fn fallback_dir() -> PathBuf {
+    PathBuf::from(format!("/tmp/lariat-{}", lariat_sys::process::effective_user()))
 }
 
 /// One run in the list.

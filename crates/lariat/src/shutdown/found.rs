@@ -10,7 +10,9 @@ use std::time::{Duration, Instant};
 use lariat_keeper::contain::Containment;
 use lariat_keeper::contain::cgroup::{self, Directory};
 use lariat_keeper::contain::lineage::{life, signal_identity};
+use lariat_keeper::ending::Ending;
 use lariat_keeper::stop::{Member, Role};
+use lariat_keeper::wire::End;
 use lariat_sys::cgroup::Cgroup;
 use lariat_sys::identity::Identity;
 use lariat_sys::procfs;
@@ -193,6 +195,39 @@ impl Containment for FoundSet {
     }
 }
 
+/// The longest pause between two looks at somebody who is being ended.
+const TURN_EVERY: Duration = Duration::from_millis(20);
+
+/// Ends all of these side by side, and returns what it came to: counts added, the longest time.
+///
+/// Blocks until nobody is left, or nothing helps any more: the longest grace period and the time of killing. When `hurry`
+/// says so, all grace periods are over; it is asked every few milliseconds.
+pub fn end_all(mut endings: Vec<Ending<FoundSet>>, mut hurry: impl FnMut() -> bool) -> End {
+    let mut total = End::default();
+    let mut has_hurried = false;
+    while !endings.is_empty() {
+        let hurries = !has_hurried && hurry();
+        has_hurried |= hurries;
+        endings.retain_mut(|ending| {
+            let done = if hurries { ending.hurry() } else { ending.turn() };
+            if let Some(end) = done {
+                total.told += end.told;
+                total.killed += end.killed;
+                total.left += end.left;
+                total.stop_time = total.stop_time.max(end.stop_time);
+            }
+            done.is_none()
+        });
+        let soon = Instant::now() + TURN_EVERY;
+        let wake = endings.iter().filter_map(Ending::wake_at).fold(soon, Instant::min);
+        if !endings.is_empty() {
+            // It fails only for want of memory; then the loop turns without a pause until the machines give up.
+            let _ = lariat_sys::poll::poll(&mut [], Some(wake));
+        }
+    }
+    total
+}
+
 /// Puts parents before their children: a shell whose command is killed first starts the next one.
 fn parents_first(found: &mut [Found]) {
     let parents: HashMap<i32, i32> = found.iter().map(|f| (f.identity.pid, f.ppid)).collect();
@@ -221,7 +256,6 @@ pub fn why_in_words(why: Why) -> String {
 mod tests {
     use std::process::{Child, Command};
 
-    use lariat_keeper::ending::Ending;
     use lariat_keeper::stop::StopPlan;
 
     use super::*;
@@ -249,18 +283,6 @@ mod tests {
         }
     }
 
-    fn drive(mut ending: Ending<FoundSet>) -> lariat_keeper::wire::End {
-        let deadline = Instant::now() + Duration::from_secs(20);
-        loop {
-            if let Some(end) = ending.turn() {
-                return end;
-            }
-            assert!(Instant::now() < deadline, "it does not end");
-            let wake = ending.wake_at().unwrap().min(Instant::now() + Duration::from_millis(20));
-            lariat_sys::poll::poll(&mut [], Some(wake)).unwrap();
-        }
-    }
-
     #[test]
     fn what_carries_the_marker_is_found_and_ended_and_nobody_else() {
         let (run, other) = (RunId::new_random().unwrap(), RunId::new_random().unwrap());
@@ -272,7 +294,7 @@ mod tests {
         assert!(is_found(&set, polite.identity()) && is_found(&set, stubborn.identity()));
         assert!(!is_found(&set, stranger.identity()));
         let plan = StopPlan { grace: Duration::from_millis(300), ..StopPlan::default() };
-        let end = drive(Ending::new(set.clone(), plan, None));
+        let end = end_all(vec![Ending::new(set.clone(), plan, None)], || false);
         assert_eq!(end.left, 0);
         assert!(end.told >= 2 && end.killed >= 1, "{end:?}");
         assert!(set.look().certain.is_empty());

@@ -9,7 +9,8 @@ use lariat_sys::pidfd::is_surely_gone;
 use lariat_sys::procfs::{self, State};
 
 use super::report::{HeldPort, LeftProcess};
-use crate::ports::{self, Holder, Proto};
+use crate::ledger::recover::Found;
+use crate::ports::{self, HolderProcess};
 use crate::process::{Mark, age_of, command_of};
 
 /// Parents named at most.
@@ -50,41 +51,31 @@ fn parents(first: i32) -> Vec<String> {
     parents
 }
 
-/// Returns those of the claimed ports (service, port) on which somebody listens by TCP, with who it is. A holder with
-/// this run's mark is ours; anybody else is only named.
+/// Returns those of the claimed ports (service, port) on which somebody listens by TCP, with who it is.
+///
+/// Ours is whoever carries this run's mark under our user, or is among the `certain` findings of a look taken just
+/// before. Since that look goes by the same mark, nobody is ours by his port alone; anybody else is only named.
 #[must_use]
-pub fn held_ports(claimed: &[(String, u16)], run: &str) -> Vec<HeldPort> {
+pub fn held_ports(claimed: &[(String, u16)], run: &str, certain: &[Found]) -> Vec<HeldPort> {
     let numbers: BTreeSet<u16> = claimed.iter().map(|(_, port)| *port).collect();
-    // One look says for most stacks that nothing is held. Where the kernel does not say, nothing can be said here.
-    let Ok(held) = ports::held_of(&numbers) else { return Vec::new() };
+    // Where the kernel does not say who listens, nothing can be said here.
+    let Ok(held) = ports::explain_tcp(&numbers) else { return Vec::new() };
+    let user = lariat_sys::process::effective_user();
+    let is_ours = |process: &HolderProcess| {
+        process.run(user) == Some(run) || certain.iter().any(|found| found.identity == process.identity)
+    };
     let mut all = Vec::new();
-    for (service, port) in claimed.iter().filter(|(_, port)| held.contains(port)) {
-        let holders = ports::explain(*port).unwrap_or_default();
-        let holders: Vec<Holder> = holders.into_iter().filter(|holder| holder.proto == Proto::Tcp).collect();
-        let is_ours = holders.iter().any(|holder| {
-            let mark = holder.process.as_ref().and_then(|process| process.mark.as_ref());
-            mark.is_some_and(|mark| mark.run == run)
+    for (service, port) in claimed {
+        let Some(holders) = held.get(port) else { continue };
+        let is_ours = holders.iter().flat_map(|holder| &holder.processes).any(is_ours);
+        all.push(HeldPort {
+            port: *port,
+            service: service.clone(),
+            holder: ports::in_words(holders),
+            is_ours,
         });
-        let mut words: Vec<String> = holders.iter().map(holder_in_words).collect();
-        words.dedup();
-        all.push(HeldPort { port: *port, service: service.clone(), holder: words.join(", "), is_ours });
     }
     all
-}
-
-/// Names who listens on a port.
-#[must_use]
-pub fn holder_in_words(holder: &Holder) -> String {
-    match &holder.process {
-        None => format!("a process of user {} that may not be looked into", holder.uid),
-        Some(process) => {
-            let mark = process.mark.as_ref().map(|mark| match &mark.service {
-                Some(service) => format!(", service `{service}` of run {}", mark.run),
-                None => format!(", of run {}", mark.run),
-            });
-            format!("{} `{}`{}", process.identity.pid, process.command, mark.unwrap_or_default())
-        }
-    }
 }
 
 #[cfg(test)]
@@ -125,9 +116,59 @@ mod tests {
     fn a_held_port_names_its_holder_and_a_free_one_is_not_there() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
-        let held = held_ports(&[("web".into(), port), ("api".into(), 1)], "0123456789abcdef");
+        let held = held_ports(&[("web".into(), port), ("api".into(), 1)], "0123456789abcdef", &[]);
         assert_eq!(held.len(), 1, "{held:?}");
         assert!(!held[0].is_ours);
         assert!(held[0].holder.starts_with(&format!("{} `", std::process::id())), "{}", held[0].holder);
+    }
+
+    /// The port is the last resort, and adds nobody: whoever is ours by his port is found by his mark.
+    #[test]
+    fn a_holder_that_is_ours_is_always_found_without_its_port() {
+        use crate::ledger::record::RunId;
+        use crate::ledger::recover::{Clues, Process, Snapshot, find};
+        use crate::process::Mark;
+        use std::collections::BTreeSet;
+
+        let (run, user) = (RunId::try_from("0123456789abcdef".to_owned()).unwrap(), 1000);
+        let mut ours = 0;
+        for (pid, uid) in [(70, Some(1000)), (71, Some(0)), (72, None), (1, Some(1000)), (50, Some(1000))] {
+            for marked in [Some(run.as_str()), Some("fedcba9876543210"), None] {
+                let identity = Identity::new(pid, 9);
+                let mark = marked.map(|run| Mark { run: run.to_owned(), service: None });
+                let holder = HolderProcess {
+                    identity,
+                    uid,
+                    command: "x".into(),
+                    age: Duration::ZERO,
+                    mark: mark.clone(),
+                };
+                // A daemon: on its own in every respect, but for the mark.
+                let process = Process {
+                    identity,
+                    ppid: 1,
+                    pgrp: pid,
+                    session: pid,
+                    uid,
+                    is_alive: true,
+                    mark,
+                    comm: "x".into(),
+                };
+                let snapshot = Snapshot {
+                    boot: "b".into(),
+                    pid_namespace: None,
+                    user,
+                    spared: BTreeSet::from([1, 50]),
+                    processes: vec![process],
+                    grouped: std::collections::BTreeMap::new(),
+                };
+                let is_found = !find(&Clues::mark_only(run.clone()), &snapshot).certain.is_empty();
+                let is_spared = snapshot.spared.contains(&pid);
+                let is_ours = holder.run(user) == Some(run.as_str()) && !is_spared;
+                assert_eq!(is_ours, is_found, "{holder:?}");
+                ours += u32::from(is_ours);
+            }
+        }
+        assert_eq!(ours, 1);
     }
 }

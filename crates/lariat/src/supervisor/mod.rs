@@ -16,6 +16,7 @@
 mod books;
 mod driver;
 mod feed;
+pub mod freeing;
 mod handle;
 mod lives;
 mod poller;
@@ -54,7 +55,6 @@ use crate::ports::{self, PortError};
 use crate::service::graph::{Graph, GraphError, Place};
 use crate::service::spec::{PortSpec, ServiceName, StackSpec};
 use crate::shutdown::report::{Report, Tally};
-use crate::shutdown::verify;
 use books::Books;
 use driver::Driver;
 use feed::{Feed, Subscribers};
@@ -325,17 +325,19 @@ fn claim(spec: &StackSpec, places: &[Place], known: &[Option<u16>]) -> Result<Ve
     taken.extend(known.iter().flatten());
     let wanted: BTreeSet<u16> =
         places.iter().copied().filter(|place| known[*place].is_none()).filter_map(fixed).collect();
-    let held = if wanted.is_empty() { BTreeSet::new() } else { ports::held_of(&wanted)? };
+    let held = ports::explain_tcp(&wanted)?;
     for place in places.iter().copied().filter(|place| known[*place].is_none()) {
         ports[place] = match spec.services[place].port {
             None => None,
-            Some(PortSpec::Fixed(port)) if held.contains(&port) => {
-                let holders = ports::explain(port)?;
-                let words: Vec<String> = holders.iter().map(verify::holder_in_words).collect();
-                let (name, words) = (&spec.services[place].name, words.join(", "));
-                return Err(StartError::PortInUse(format!("port {port} of `{name}` is in use by {words}")));
-            }
-            Some(PortSpec::Fixed(port)) => Some(port),
+            Some(PortSpec::Fixed(port)) => match held.get(&port) {
+                Some(holders) => {
+                    let (name, words) = (&spec.services[place].name, ports::in_words(holders));
+                    return Err(StartError::PortInUse(format!(
+                        "port {port} of `{name}` is in use by {words}"
+                    )));
+                }
+                None => Some(port),
+            },
             Some(PortSpec::Auto) => {
                 let port = ports::pick(&taken)?;
                 taken.insert(port);

@@ -23,15 +23,13 @@ use crate::ledger::record::{EndRecord, ExitRecord, RecordedState, RunId, RunReco
 use crate::ledger::recover::{Clues, Findings, Reach};
 use crate::ledger::store::{self, Loaded};
 use crate::ledger::{LedgerError, StateDir};
-use crate::shutdown::found::FoundSet;
+use crate::shutdown::found::{FoundSet, end_all};
 use crate::shutdown::plan::Phase;
 use crate::shutdown::report::{Head, Outcome, Report, ServiceCounts, Tally};
 use crate::shutdown::verify;
 
 /// How long a lock that somebody only looks at is waited for.
 const LOCK_WITHIN: Duration = Duration::from_millis(250);
-/// The longest pause between two looks at somebody who is being ended.
-const TURN_EVERY: Duration = Duration::from_millis(20);
 
 /// Whether a state directory is made where there is none.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -317,32 +315,9 @@ impl Crashed {
     ///
     /// Blocks until nobody is left, or nothing helps any more: `grace` and fifteen seconds at most. When `hurry` says
     /// so, the grace period is over; it is asked every few milliseconds.
-    pub fn end(&mut self, grace: Duration, mut hurry: impl FnMut() -> bool) {
+    pub fn end(&mut self, grace: Duration, hurry: impl FnMut() -> bool) {
         let began = Instant::now();
-        let mut endings = self.endings(grace);
-        let mut total = End::default();
-        let mut has_hurried = false;
-        while !endings.is_empty() {
-            let hurries = !has_hurried && hurry();
-            has_hurried |= hurries;
-            endings.retain_mut(|ending| {
-                let done = if hurries { ending.hurry() } else { ending.turn() };
-                if let Some(end) = done {
-                    total.told += end.told;
-                    total.killed += end.killed;
-                    total.left += end.left;
-                    total.stop_time = total.stop_time.max(end.stop_time);
-                }
-                done.is_none()
-            });
-            let soon = Instant::now() + TURN_EVERY;
-            let wake = endings.iter().filter_map(Ending::wake_at).fold(soon, Instant::min);
-            if !endings.is_empty() {
-                // It fails only for want of memory; then the loop turns without a pause until the machines give up.
-                let _ = lariat_sys::poll::poll(&mut [], Some(wake));
-            }
-        }
-        self.ended = Some(total);
+        self.ended = Some(end_all(self.endings(grace), hurry));
         self.took = began.elapsed();
         self.findings = FoundSet::new(self.clues.clone()).look();
     }
@@ -434,7 +409,7 @@ impl Crashed {
         if self.findings.reach == Reach::OtherNamespace {
             tally.note("the run was in another pid namespace: whether it is alive cannot be seen from here");
         }
-        for port in verify::held_ports(&self.ports(), self.clues.run.as_str()) {
+        for port in verify::held_ports(&self.ports(), self.clues.run.as_str(), &self.findings.certain) {
             tally.port_held(port);
         }
         self.notes.iter().for_each(|note| tally.note(note.clone()));

@@ -16,7 +16,7 @@ use lariat_sys::signal::Signal;
 
 use super::driver::Driver;
 use crate::event::EventKind;
-use crate::ledger::recover::Clues;
+use crate::ledger::recover::{Clues, Found};
 use crate::service::graph::Place;
 use crate::service::machine;
 use crate::shutdown::found::{FoundSet, why_in_words};
@@ -205,7 +205,7 @@ impl Driver {
             self.reap_leaving(pid);
         }
         let found = self.found_set().look();
-        let held = self.held_ports();
+        let held = self.held_ports(&found.certain);
         let is_quiet =
             found.certain.is_empty() && self.leaving.is_empty() && !held.iter().any(|port| port.is_ours);
         if !is_quiet && now < deadline {
@@ -236,10 +236,10 @@ impl Driver {
     }
 
     /// Ports of the stack that somebody listens on.
-    fn held_ports(&self) -> Vec<HeldPort> {
+    fn held_ports(&self, certain: &[Found]) -> Vec<HeldPort> {
         let claimed = self.units.iter().filter(|unit| !unit.leaders.is_empty());
         let claimed: Vec<(String, u16)> =
             claimed.filter_map(|unit| Some((unit.name.clone(), unit.port?))).collect();
-        verify::held_ports(&claimed, self.books.run())
+        verify::held_ports(&claimed, self.books.run(), certain)
     }
 }

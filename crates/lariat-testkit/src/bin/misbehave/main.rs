@@ -12,6 +12,7 @@
 
 mod args;
 mod facts;
+mod listen;
 mod member;
 mod output;
 mod report;
@@ -48,6 +49,7 @@ fn run(args: &Args) -> libc::c_int {
         "disguised-member" => tree::disguised_member(args),
         "stopped" => tree::with_stopped(args),
         "port-holder" => tree::with_port(args),
+        "listener" => listen::listener(args),
         "wide" => tree::wide(args),
         "deep" => tree::deep(args),
         "forker" => tree::forker(args),

@@ -25,7 +25,7 @@ pub(crate) fn alone(args: &Args) -> i32 {
 }
 
 /// Announces the leader, writes `ready`, lives.
-fn lead(part: &Part) -> ! {
+pub(crate) fn lead(part: &Part) -> ! {
     part.prepare();
     part.facts.announce("leader");
     part.facts.state("ready", "");
@@ -33,7 +33,7 @@ fn lead(part: &Part) -> ! {
 }
 
 /// A member's whole life, in the forked child.
-fn member(part: &Part, role: &str, muster: &Muster) -> ! {
+pub(crate) fn member(part: &Part, role: &str, muster: &Muster) -> ! {
     part.prepare();
     part.facts.announce(role);
     muster.stand();

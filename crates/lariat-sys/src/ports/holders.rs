@@ -1,0 +1,209 @@
+//! Who has a socket open: descriptors of processes, looked through by [`holders`] all, by [`find_holders`] as few as
+//! will do.
+//!
+//! Reading the descriptors of one process costs the kernel tens of microseconds, and no table leads from a socket to
+//! its processes. So [`find_holders`] stops early: whoever has a socket made it or got it from its parent, and those
+//! who share one are kin (HAZARD(socket-heirs)).
+
+use std::ffi::CStr;
+use std::mem::MaybeUninit;
+use std::os::fd::AsFd;
+
+use rustix::fs::{CWD, Mode, OFlags, RawDir};
+
+use super::text;
+use crate::procfs::{self, ProcPath, Stat};
+use crate::{Result, tree};
+
+/// A parent with more children than that, who is in their session, is a shell or a script with a crowd of jobs: its
+/// other children have nothing to do with the socket of one of them.
+const SIBLINGS_MAX: usize = 64;
+/// The parent of all kernel threads, and its name.
+const KERNEL_PARENT: (i32, &str) = (2, "kthreadd");
+
+/// Returns which processes have a descriptor of which of these sockets, once for each pair, ascending.
+///
+/// Looks at the given processes, or at all. Those that we may not look into, or that vanish, are left out: an empty
+/// answer means "nobody that we can see".
+pub fn holders(inodes: &[u64], pids: Option<&[i32]>) -> Vec<(u64, i32)> {
+    let listed;
+    let pids = match pids {
+        Some(pids) => pids,
+        None => {
+            listed = procfs::pids().unwrap_or_default();
+            &listed
+        }
+    };
+    let mut search = Search::new(inodes, pids);
+    if !search.wanted.is_empty() {
+        pids.iter().for_each(|pid| search.look(*pid));
+    }
+    search.finish()
+}
+
+/// Returns what [`holders`] returns for all processes, and looks only at those that matter.
+///
+/// One holder of each socket is looked for, the youngest processes first. Then its kin is looked at: those above it in
+/// its session and beyond as long as they have a socket too, and everybody below the parent of the topmost. Where no
+/// holder is seen, or the topmost is a child of init (a daemon), that is everybody. Left out is who was sent the socket
+/// by a stranger (`SCM_RIGHTS`), and who hangs on another branch because all between them are dead.
+pub fn find_holders(inodes: &[u64]) -> Vec<(u64, i32)> {
+    let pids = procfs::pids().unwrap_or_default();
+    let mut search = Search::new(inodes, &pids);
+    search.skip_kernel_threads();
+    for pid in pids.iter().rev() {
+        if search.has_all() {
+            break;
+        }
+        search.look(*pid);
+    }
+    let mut visited = 0;
+    while let Some((_, pid)) = search.found.get(visited).copied() {
+        visited += 1;
+        if search.look_at_kin(pid).is_none() {
+            pids.iter().for_each(|pid| search.look(*pid));
+            break;
+        }
+    }
+    search.finish()
+}
+
+/// A search for the holders of some sockets.
+struct Search {
+    /// Sorted.
+    wanted: Vec<u64>,
+    /// Pairs as they were found.
+    found: Vec<(u64, i32)>,
+    /// Those that were looked at: a bit for each of `pids`, which is sorted.
+    pids: Vec<i32>,
+    is_done: Vec<bool>,
+}
+
+impl Search {
+    fn new(inodes: &[u64], pids: &[i32]) -> Self {
+        let (mut wanted, mut pids) = (inodes.to_vec(), pids.to_vec());
+        wanted.sort_unstable();
+        wanted.dedup();
+        pids.sort_unstable();
+        let is_done = vec![false; pids.len()];
+        Self { wanted, found: Vec::new(), pids, is_done }
+    }
+
+    /// Looks at a process, unless it was looked at. One that is not on the list is younger than that.
+    fn look(&mut self, pid: i32) {
+        if let Ok(place) = self.pids.binary_search(&pid)
+            && let Some(is_done) = self.is_done.get_mut(place)
+            && std::mem::replace(is_done, true)
+        {
+            return;
+        }
+        if pid > 0 {
+            // The result is ignored: a process that we may not look into is one that we do not see.
+            let _ = held_by(pid, &self.wanted, &mut self.found);
+        }
+    }
+
+    /// Kernel threads have no descriptors, and are most of the processes of a machine that has just started.
+    fn skip_kernel_threads(&mut self) {
+        let (parent, name) = KERNEL_PARENT;
+        let stat = procfs::read_stat(parent).ok().flatten();
+        if stat.is_some_and(|stat| stat.ppid == 0 && stat.comm.as_bytes() == name.as_bytes()) {
+            let mut threads = vec![parent];
+            // Without the list they are looked at like all others.
+            let _ = tree::children(parent, &mut threads);
+            for place in threads.iter().filter_map(|pid| self.pids.binary_search(pid).ok()) {
+                self.is_done.get_mut(place).into_iter().for_each(|is_done| *is_done = true);
+            }
+        }
+    }
+
+    fn has_all(&self) -> bool {
+        self.wanted.iter().all(|inode| self.found.iter().any(|(found, _)| found == inode))
+    }
+
+    fn is_holder(&self, pid: i32) -> bool {
+        self.found.iter().any(|(_, holder)| *holder == pid)
+    }
+
+    /// Looks at those who may have got a socket from whom `holder` has it from. `None`: that may be anybody.
+    fn look_at_kin(&mut self, holder: i32) -> Option<()> {
+        let Some(mut top) = procfs::read_stat(holder).ok().flatten() else { return Some(()) };
+        let mut parent = self.look_at_parent(top)?;
+        let mut next = parent;
+        loop {
+            if self.is_holder(next.pid) {
+                top = next;
+                parent = self.look_at_parent(top)?;
+                next = parent;
+            } else if next.session == top.session
+                && let Some(above) = self.look_at_parent(next)
+            {
+                // One between them may have closed it.
+                next = above;
+            } else {
+                break;
+            }
+        }
+        let mut siblings = Vec::new();
+        tree::children(parent.pid, &mut siblings).ok()?;
+        // An orphan goes to a reaper above, which in nearly all cases leads another session.
+        let is_crowd = siblings.len() > SIBLINGS_MAX && parent.session == top.session;
+        let mut kin = Vec::new();
+        tree::walk(if is_crowd { top.pid } else { parent.pid }, &[], &mut kin).ok()?;
+        kin.iter().for_each(|stat| self.look(stat.pid));
+        Some(())
+    }
+
+    /// Looks at the parent and returns it; `None` for init, whose children may be anybody's.
+    fn look_at_parent(&mut self, child: Stat) -> Option<Stat> {
+        let pid = Some(child.ppid).filter(|pid| *pid > 1)?;
+        self.look(pid);
+        procfs::read_stat(pid).ok().flatten()
+    }
+
+    fn finish(mut self) -> Vec<(u64, i32)> {
+        self.found.sort_unstable();
+        self.found.dedup();
+        self.found
+    }
+}
+
+/// Appends those of the sorted `wanted` sockets that a process has open.
+fn held_by(pid: i32, wanted: &[u64], found: &mut Vec<(u64, i32)>) -> Result<()> {
+    if held_in(ProcPath::new(pid, "/fd").as_c_str(), pid, wanted, found)? {
+        return Ok(());
+    }
+    // HAZARD(zombie-main-thread): a main thread that has ended shows no descriptors, and the others have them.
+    let mut threads = Vec::new();
+    procfs::numbers_in(&ProcPath::new(pid, "/task"), &mut threads)?;
+    for thread in threads.into_iter().filter(|thread| *thread != pid) {
+        if held_in(ProcPath::new(pid, "/task/").number(thread).text("/fd").as_c_str(), pid, wanted, found)? {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Does so for one directory of descriptors, and says whether there is any.
+fn held_in(path: &CStr, pid: i32, wanted: &[u64], found: &mut Vec<(u64, i32)>) -> Result<bool> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let directory = rustix::fs::openat(CWD, path, flags, Mode::empty())?;
+    let mut buffer = [MaybeUninit::uninit(); 8192];
+    let mut entries = RawDir::new(directory.as_fd(), &mut buffer);
+    let mut has_any = false;
+    while let Some(entry) = entries.next() {
+        let entry = entry?;
+        if entry.file_name().to_bytes().starts_with(b".") {
+            continue;
+        }
+        has_any = true;
+        // The longest name of a socket is `socket:[` and 20 digits.
+        let mut target = [0_u8; 64];
+        let Ok(length) = rustix::fs::readlinkat_raw(&directory, entry.file_name(), &mut target[..]) else {
+            continue;
+        };
+        let inode = text::socket(target.get(..length).unwrap_or_default());
+        found.extend(inode.filter(|inode| wanted.binary_search(inode).is_ok()).map(|inode| (inode, pid)));
+    }
+    Ok(has_any)
+}
