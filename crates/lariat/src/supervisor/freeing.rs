@@ -404,8 +404,7 @@ mod tests {
         let record = RunRecord::begin(run.clone(), "s", &root, Path::new("/x")).unwrap();
         store::save(&state, &lock, &record).unwrap();
         assert_eq!(life(), Life::Stack { root: root.clone() });
-        let dead =
-            RunRecord { supervisor: Identity::new(me.pid, me.start + 1).into(), ..record.clone() };
+        let dead = RunRecord { supervisor: Identity::new(me.pid, me.start + 1).into(), ..record.clone() };
         store::save(&state, &lock, &dead).unwrap();
         assert_eq!(life(), Life::Finishing { root: root.clone() });
         let later = RunRecord { run: RunId::new_random().unwrap(), ..record };

@@ -214,7 +214,7 @@ mod tests {
 
     fn found() -> Found {
         let process = |pid, command: &str, mark| HolderProcess {
-            identity: Identity { pid, start: 9 },
+            identity: Identity::new(pid, 9),
             uid: Some(1000),
             command: command.into(),
             age: Duration::from_secs(75),
