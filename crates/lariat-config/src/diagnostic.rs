@@ -119,6 +119,7 @@ codes! {
     Url "url" "A URL that lariat cannot ask."
     Pattern "pattern" "A regular expression that does not compile."
     Scope "scope" "An unknown scope of a stop signal."
+    Isolation "isolation" "An unknown isolation."
     Restart "restart" "A restart policy that is none, or contradicts the rest."
     Grace "grace" "Grace periods that cannot fit in the stack's deadline."
     TooMany "too-many" "There was more than is shown."

@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use lariat::service::spec::{
-    CommandSpec, Condition, DEADLINE_DEFAULT, Dependency, PortSpec, ReadySpec, RestartSpec, ServiceName,
-    ServiceSpec, StackSpec, StopSpec,
+    CommandSpec, Condition, DEADLINE_DEFAULT, Dependency, Isolation, PortSpec, ReadySpec, RestartSpec,
+    ServiceName, ServiceSpec, StackSpec, StopSpec,
 };
 
 use crate::diagnostic::{Diagnostic, Sink};
@@ -56,6 +56,7 @@ pub(crate) struct ServiceDraft {
     pub(crate) grace_span: Option<Range<usize>>,
     pub(crate) restart: RestartSpec,
     pub(crate) daemon: bool,
+    pub(crate) isolation: Isolation,
 }
 
 impl ServiceDraft {
@@ -73,6 +74,7 @@ impl ServiceDraft {
             grace_span: None,
             restart: RestartSpec::default(),
             daemon: false,
+            isolation: Isolation::None,
         }
     }
 }
@@ -149,6 +151,7 @@ fn service(
         stop: draft.stop,
         restart: draft.restart,
         daemon: draft.daemon,
+        isolation: draft.isolation,
     })
 }
 

@@ -9,8 +9,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use lariat_sys::identity::Identity;
 use lariat_sys::pidfd::PidFd;
 use lariat_sys::signal::Signal;
-use lariat_sys::spawn::{self, Program, SpawnOptions};
-use lariat_sys::{Errno, files, reap, sockets};
+use lariat_sys::spawn::{self, Namespaces, Program, SpawnOptions, SpawnStep};
+use lariat_sys::{Errno, files, process, reap, sockets, tree};
 
 use crate::KEEPER_ARG0;
 use crate::entry::slot;
@@ -36,6 +36,8 @@ pub struct KeeperSpec<'a> {
     pub ends: Option<BorrowedFd<'a>>,
     /// The cgroup directory that the service is to be born in, made for this start alone.
     pub cgroup: Option<BorrowedFd<'a>>,
+    /// The namespaces of which the keeper is number 1.
+    pub namespaces: Option<Namespaces>,
 }
 
 /// A keeper at the other end of a socket.
@@ -47,6 +49,8 @@ pub struct Keeper {
     identity: Identity,
     control: OwnedFd,
     pidfd: PidFd,
+    /// It is number 1 of a pid namespace, and names its members by their numbers there.
+    is_isolated: bool,
 }
 
 /// Why a keeper could not be started or talked to.
@@ -88,12 +92,19 @@ impl Keeper {
         files::set_nonblocking(&ours, true).map_err(failed("prepare the socket"))?;
         let plan = write_plan(spec.plan).map_err(failed("write the plan"))?;
         let null = files::dev_null().map_err(failed("open /dev/null"))?;
+        let supervisor = PidFd::open_pid(process::pid()).map_err(failed("open ourselves"))?;
         let program = Program {
             file: Some(spec.executable.clone()),
             argv: vec![CString::new(KEEPER_ARG0).unwrap_or_default()],
             ..Program::default()
         };
-        let mut options = SpawnOptions { new_session: true, close_others: true, ..SpawnOptions::default() };
+        let is_isolated = spec.namespaces.is_some();
+        let mut options = SpawnOptions {
+            new_session: true,
+            close_others: true,
+            namespaces: spec.namespaces.clone(),
+            ..SpawnOptions::default()
+        };
         let mut place = |fd: BorrowedFd<'_>, slot| options.fds.push((fd.as_raw_fd(), slot));
         for stream in 0..=2 {
             place(null.as_fd(), stream);
@@ -112,6 +123,7 @@ impl Keeper {
             (spec.index, slot::INDEX),
             (spec.ends, slot::ENDS),
             (spec.cgroup, slot::CGROUP),
+            (Some(supervisor.as_fd()), slot::SUPERVISOR),
         ];
         for (fd, slot) in optional {
             if let Some(fd) = fd {
@@ -119,14 +131,15 @@ impl Keeper {
             }
         }
         let child = spawn::spawn(&program, &options)
-            .map_err(|e| KeeperError { step: "start the keeper", errno: e.errno })?;
-        Ok(Self { identity: child.identity, control: ours, pidfd: child.pidfd })
+            .map_err(|e| KeeperError { step: step_in_words(e.step), errno: e.errno })?;
+        Ok(Self { identity: child.identity, control: ours, pidfd: child.pidfd, is_isolated })
     }
 
-    /// Makes a client of the two ends that a fork left: the socket and the keeper's pidfd.
+    /// Makes a client of the two ends that a fork left: the socket and the keeper's pidfd. `is_isolated` says that the
+    /// keeper is number 1 of a pid namespace.
     #[must_use]
-    pub fn from_fork(identity: Identity, control: OwnedFd, pidfd: PidFd) -> Self {
-        Self { identity, control, pidfd }
+    pub fn from_fork(identity: Identity, control: OwnedFd, pidfd: PidFd, is_isolated: bool) -> Self {
+        Self { identity, control, pidfd, is_isolated }
     }
 
     /// Returns who the keeper is.
@@ -160,7 +173,7 @@ impl Keeper {
             return match sockets::recv(&self.control, &mut packet) {
                 Ok(0) => Received::Closed,
                 Ok(n) => match Notice::decode(&packet[..n]) {
-                    Ok(notice) => Received::Notice(notice),
+                    Ok(notice) => Received::Notice(self.outer(notice)),
                     Err(_) => continue,
                 },
                 Err(Errno::INTR) => continue,
@@ -170,9 +183,33 @@ impl Keeper {
         }
     }
 
+    /// Names in our numbers whom an isolated keeper named in its own. One that is gone by now is nobody: its number there
+    /// may be anybody's here.
+    fn outer(&self, mut notice: Notice) -> Notice {
+        let identity = match &mut notice {
+            Notice::Started { leader } => leader,
+            Notice::Straggler { named } | Notice::Left { named } => &mut named.identity,
+            _ => return notice,
+        };
+        if self.is_isolated {
+            *identity = tree::outer_identity(self.identity.pid, *identity).unwrap_or(Identity::new(0, 0));
+        }
+        notice
+    }
+
     /// Reaps the keeper if it is dead, and returns whether it was; also when it was reaped before. Never blocks.
     pub fn reap(&self) -> bool {
         !matches!(reap::reap(self.identity.pid), Ok(None))
+    }
+}
+
+/// Completes "could not …".
+fn step_in_words(step: SpawnStep) -> &'static str {
+    match step {
+        SpawnStep::Namespaces => "make a pid namespace for it",
+        SpawnStep::MapUser => "map the user in a user namespace for it",
+        SpawnStep::MountProc => "mount /proc in a pid namespace for it",
+        _ => "start the keeper",
     }
 }
 

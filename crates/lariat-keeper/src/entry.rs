@@ -50,6 +50,8 @@ pub mod slot {
     pub const ENDS: RawFd = 12;
     /// The cgroup directory that the leader is to be born in.
     pub const CGROUP: RawFd = 13;
+    /// The supervisor, as a pidfd.
+    pub const SUPERVISOR: RawFd = 14;
 }
 
 /// What a keeper holds besides its plan.
@@ -67,6 +69,9 @@ pub struct Holdings {
     pub ends: Option<OwnedFd>,
     /// The directory that the leader is to be born in; the keeper removes it once it is empty.
     pub cgroup: Option<Cgroup>,
+    /// The supervisor: by a descriptor, since a keeper in a pid namespace cannot name it, and one that has no descriptor
+    /// left to open it with must not take that for its death.
+    pub supervisor: Option<PidFd>,
 }
 
 impl Holdings {
@@ -85,6 +90,7 @@ impl Holdings {
             [&self.lock, &self.store, &self.index, &self.ends].into_iter().flatten().map(AsFd::as_fd),
         );
         keep.extend(self.cgroup.as_ref().map(AsFd::as_fd));
+        keep.extend(self.supervisor.as_ref().map(AsFd::as_fd));
         if let Some(Output { read, write, stage }) = &self.output {
             keep.extend([read.as_fd(), write.as_fd(), stage.read.as_fd(), stage.write.as_fd()]);
         }
@@ -121,6 +127,7 @@ fn take_over() -> Option<(Plan, OwnedFd, Holdings)> {
         ends: inherit(slot::ENDS),
         // What is no cgroup is no boundary; descent holds without one.
         cgroup: inherit(slot::CGROUP).and_then(|directory| cgroup::take(directory).ok()),
+        supervisor: inherit(slot::SUPERVISOR).map(PidFd::from_owned),
     };
     Some((plan, control, holdings))
 }
@@ -150,14 +157,13 @@ fn hold(plan: Plan, control: OwnedFd, mut holdings: Holdings, before_the_wait: i
         }
         Ok((leader, signals)) => {
             holdings.keep_only(&control, &signals);
-            let Holdings { lock, output, store, index, ends, cgroup } = holdings;
+            let Holdings { lock, output, store, index, ends, cgroup, supervisor } = holdings;
             let drain = match (output, store) {
                 // The write end is the leader's alone from here on.
                 (Some(Output { read, stage, .. }), Some(store)) => Drain::new(read, stage, store, index).ok(),
                 _ => None,
             };
             settle(&plan.label);
-            let supervisor = PidFd::open(plan.supervisor).ok();
             let (label, run, record) = (plan.label, plan.run, plan.record);
             let parts = Parts { control, supervisor, signals, drain, ends, record, cgroup, label, run };
             let machine = Machine::new(plan.stop, plan.is_daemon, leader);

@@ -63,8 +63,8 @@ impl PidFd {
         }
     }
 
-    /// Takes a descriptor that `clone` filled in.
-    pub(crate) fn from_owned(descriptor: OwnedFd) -> PidFd {
+    /// Takes a pidfd that the kernel or another process gave us.
+    pub fn from_owned(descriptor: OwnedFd) -> PidFd {
         PidFd(descriptor)
     }
 

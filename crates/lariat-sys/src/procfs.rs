@@ -124,6 +124,12 @@ pub fn read_status(pid: i32) -> Result<Option<Status>> {
     }
 }
 
+/// Returns the numbers that a process has in our pid namespace and in those below, down to its own; `None` if there is no
+/// such process. Empty before Linux 4.1.
+pub fn numbers_by_namespace(pid: i32) -> Result<Option<Vec<i32>>> {
+    Ok(read_text(&ProcPath::new(pid, "/status"))?.map(|text| text::namespace_numbers(&text)))
+}
+
 /// Returns what a process does with signals; `None` if there is no such process.
 pub fn signal_sets(pid: i32) -> Result<Option<SignalSets>> {
     Ok(read_status(pid)?.map(|status| status.signals))

@@ -38,6 +38,9 @@ pub(crate) struct RunArgs {
     /// End everything when the process that started lariat dies
     #[arg(long)]
     pub(crate) die_with_parent: bool,
+    /// Run the command in a pid namespace: the kernel ends everything with its keeper
+    #[arg(long)]
+    pub(crate) isolate: bool,
     /// The command and its arguments
     #[arg(value_name = "CMD", required = true, trailing_var_arg = true)]
     #[arg(value_hint = clap::ValueHint::CommandWithArguments)]
@@ -46,8 +49,14 @@ pub(crate) struct RunArgs {
 
 /// Reads what follows `run`. `None` leaves it to clap.
 pub(crate) fn parse(args: &[OsString]) -> Option<RunArgs> {
-    let mut found =
-        RunArgs { grace: None, signal: None, lifeline: false, die_with_parent: false, command: Vec::new() };
+    let mut found = RunArgs {
+        grace: None,
+        signal: None,
+        lifeline: false,
+        die_with_parent: false,
+        isolate: false,
+        command: Vec::new(),
+    };
     let mut args = args.iter();
     while let Some(arg) = args.next() {
         let bytes = arg.as_bytes();
@@ -66,6 +75,7 @@ pub(crate) fn parse(args: &[OsString]) -> Option<RunArgs> {
         match (name, value) {
             (b"--lifeline", None) if !found.lifeline => found.lifeline = true,
             (b"--die-with-parent", None) if !found.die_with_parent => found.die_with_parent = true,
+            (b"--isolate", None) if !found.isolate => found.isolate = true,
             (b"--grace", value) if found.grace.is_none() => {
                 found.grace =
                     Some(grace(text(value.or_else(|| args.next().map(OsString::as_os_str))?)?).ok()?);
@@ -147,6 +157,7 @@ mod tests {
             "--grace 2s --signal INT -- x",
             "--grace=500ms --signal=sigint x --grace",
             "--lifeline --die-with-parent -- x",
+            "--isolate --grace 1s x --isolate",
         ];
         for text in lines {
             let args = line(text);
@@ -169,6 +180,8 @@ mod tests {
             "--grace 10 x",
             "--signal KILL x",
             "--lifeline --lifeline x",
+            "--isolate --isolate x",
+            "--isolate=1 x",
             "- x",
         ] {
             assert_eq!(parse(&line(text)), None, "{text}");
@@ -185,6 +198,7 @@ mod tests {
             "--signal=INT",
             "--lifeline",
             "--die-with-parent",
+            "--isolate",
             "2s",
             "INT",
             "-x",

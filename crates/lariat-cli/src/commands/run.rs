@@ -15,12 +15,17 @@ use crate::output::{Failure, Output};
 use crate::run::{self, Ended, Ending, RunError, RunOptions};
 use crate::settings;
 
+const ISOLATION_HINT: &str = "an ordinary user needs user namespaces, which this system may forbid \
+    (kernel.unprivileged_userns_clone, kernel.apparmor_restrict_unprivileged_userns, user.max_user_namespaces), \
+    and a /proc that nothing is mounted over";
+
 /// Runs the command and never returns: the way it ends may be a signal.
 pub(crate) fn run(args: &RunArgs) -> ! {
     let mut options = RunOptions::new(args.command.clone());
     options.grace = args.grace.unwrap_or(options.grace);
     options.signal = args.signal.unwrap_or(options.signal);
     options.has_lifeline = args.lifeline;
+    options.is_isolated = args.isolate;
     // A lifeline says that the caller's death ends everything, and somebody else may hold the pipe as well.
     options.dies_with_parent = args.die_with_parent || args.lifeline;
     let around = std::env::var(RUN_VARIABLE).ok().and_then(|run| RunId::try_from(run).ok());
@@ -78,6 +83,10 @@ fn failure(options: &RunOptions, error: RunError) -> Failure {
             Failure::new(ExitCode::NotExecutable, format!("could not execute `{name}`: {}", reason(errno)))
         }
         RunError::Kernel(missing) => lacking(ExitCode::RunTrouble, &missing),
+        RunError::Isolate { step, errno } => {
+            Failure::new(ExitCode::RunTrouble, format!("could not {step}: {}", reason(errno)))
+                .hint(ISOLATION_HINT)
+        }
         RunError::Own { step, errno } => {
             Failure::new(ExitCode::RunTrouble, format!("could not {step}: {}", reason(errno)))
         }

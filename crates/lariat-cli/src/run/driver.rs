@@ -18,9 +18,10 @@ use lariat_keeper::stop::StopPlan;
 use lariat_keeper::wire::{Named, Notice, Order, Plan};
 use lariat_sys::cgroup::Cgroup;
 use lariat_sys::identity::Identity;
+use lariat_sys::pidfd::PidFd;
 use lariat_sys::poll::{self, PollFd, PollFlags};
 use lariat_sys::signal::{self, Signal, SignalFd, SignalSet};
-use lariat_sys::spawn::SpawnStep;
+use lariat_sys::spawn::{Forked, Namespaces, SpawnError, SpawnStep};
 use lariat_sys::{Errno, files, kernel, process, procfs, reap, sockets, spawn, tree};
 
 use super::machine::{Action, Ending, Event, Machine};
@@ -69,15 +70,17 @@ pub(crate) fn run(options: &RunOptions) -> Result<Ended, RunError> {
     let plan = plan(options, &before, ties.terminal.is_some(), me);
     let group = cgroup(options, &plan.label).map_err(own("make a cgroup for the command"))?;
     let (stop, shares_group) = (plan.stop, !plan.has_session);
-    let forked = spawn::fork_alone().map_err(own("fork the keeper"))?;
+    let us = PidFd::open(me).map_err(own("open ourselves"))?;
+    let forked = fork_keeper(options).inspect_err(|_| group.iter().for_each(cgroup::remove))?;
     let Some(child) = forked else {
         // The keeper. What it does not need must not outlive us in it.
         drop((ours, signals, ties));
-        process::exit_now(become_keeper(plan, theirs, Holdings { cgroup: group, ..Holdings::default() }));
+        let holdings = Holdings { cgroup: group, supervisor: Some(us), ..Holdings::default() };
+        process::exit_now(become_keeper(plan, theirs, holdings));
     };
-    drop(theirs);
+    drop((theirs, us));
     files::set_nonblocking(&ours, true).map_err(own("prepare the socket"))?;
-    let keeper = Keeper::from_fork(child.identity, ours, child.pidfd);
+    let keeper = Keeper::from_fork(child.identity, ours, child.pidfd, options.is_isolated);
     let hears_hangup = !before.ignored.contains(Signal::HUP);
     let mut machine = Machine::new(options.grace, hears_hangup);
     if options.has_lifeline || options.dies_with_parent {
@@ -100,6 +103,16 @@ pub(crate) fn run(options: &RunOptions) -> Result<Ended, RunError> {
         left: Vec::new(),
     }
     .run()
+}
+
+/// Forks the keeper, into namespaces of its own if that is asked for.
+fn fork_keeper(options: &RunOptions) -> Result<Option<Forked>, RunError> {
+    if !options.is_isolated {
+        let errno = |errno: Errno| RunError::Own { step: "fork the keeper", errno: errno.raw_os_error() };
+        return spawn::fork_alone().map_err(errno);
+    }
+    spawn::fork_isolated(&Namespaces::choose())
+        .map_err(|SpawnError { step, errno }| RunError::Isolate { step, errno: errno.raw_os_error() })
 }
 
 /// How things were when lariat began, which is how the command has to find them.

@@ -20,6 +20,7 @@ use lariat_keeper::stop::{StopPlan, StopScope};
 use lariat_keeper::wire::Named;
 use lariat_sys::kernel::Missing;
 use lariat_sys::signal::Signal;
+use lariat_sys::spawn::SpawnStep;
 
 use crate::settings::Boundary;
 
@@ -43,6 +44,8 @@ pub(crate) struct RunOptions {
     pub(crate) ledger: Option<CommandLedger>,
     /// The death of the process that called lariat ends everything.
     pub(crate) dies_with_parent: bool,
+    /// The keeper is number 1 of a pid namespace, with the command in it.
+    pub(crate) is_isolated: bool,
     /// Whether the command gets a cgroup of its own.
     pub(crate) boundary: Boundary,
 }
@@ -60,6 +63,7 @@ impl RunOptions {
             has_lifeline: false,
             ledger: None,
             dies_with_parent: false,
+            is_isolated: false,
             boundary: Boundary::default(),
         }
     }
@@ -83,6 +87,13 @@ pub(crate) enum RunError {
     NotExecutable(i32),
     /// The kernel lacks what nothing works without: code 125.
     Kernel(Missing),
+    /// A pid namespace could not be had: code 125.
+    Isolate {
+        /// What it tried.
+        step: SpawnStep,
+        /// What the kernel said.
+        errno: i32,
+    },
     /// Lariat could not do its own part: code 125.
     Own {
         /// What it tried.

@@ -4,17 +4,29 @@ use std::ffi::OsString;
 use std::ops::Range;
 use std::path::PathBuf;
 
-use lariat::service::spec::{CommandSpec, Endpoint, PortSpec, ReadyCheck, ReadySpec, RestartWhen};
+use lariat::service::spec::{CommandSpec, Endpoint, Isolation, PortSpec, ReadyCheck, ReadySpec, RestartWhen};
 use toml::de::{DeTable, DeValue};
 
-use super::node::{self, Keys, Node};
+use super::node::{self, Keys, Node, Words};
 use super::{after, ready, stack, stop};
 use crate::diagnostic::{Code, Sink};
 use crate::draft::{At, ServiceDraft};
 use crate::suggest::quoted;
 
 pub(super) const KEYS: Keys = Keys {
-    known: &["run", "shell", "dir", "env", "port", "after", "ready", "stop", "restart", "daemon"],
+    known: &[
+        "run",
+        "shell",
+        "dir",
+        "env",
+        "port",
+        "after",
+        "ready",
+        "stop",
+        "restart",
+        "daemon",
+        "isolation",
+    ],
     guessed: &[
         ("command", "run"),
         ("cmd", "run"),
@@ -48,6 +60,9 @@ pub(super) const KEYS: Keys = Keys {
         ("is_daemon", "daemon"),
         ("daemonize", "daemon"),
         ("background", "daemon"),
+        ("isolate", "isolation"),
+        ("namespace", "isolation"),
+        ("sandbox", "isolation"),
     ],
     elsewhere: &[
         ("signal", "it belongs to `stop`: `stop = { signal = \"INT\" }`"),
@@ -70,6 +85,13 @@ pub(super) const KEYS: Keys = Keys {
         ("env_file", "files with variables are not read: put them in `env`, or start lariat with them set"),
         ("name", "the name is in the table's title: `[service.NAME]`"),
     ],
+};
+
+const ISOLATIONS: Words<Isolation> = Words {
+    noun: "an isolation",
+    code: Code::Isolation,
+    known: &[("none", Isolation::None), ("pid", Isolation::Pid)],
+    guessed: &[("namespace", "pid"), ("pidns", "pid"), ("true", "pid"), ("false", "none")],
 };
 
 /// Reads one service. The name has been checked.
@@ -107,6 +129,10 @@ pub(super) fn read(name: At<String>, table: &DeTable<'_>, sink: &mut Sink) -> Se
     service.daemon = daemon.and_then(|found| node::boolean(sink, "daemon", found)).unwrap_or_default();
     if let (true, Some(restart), Some(daemon)) = (service.daemon, restart, daemon) {
         daemon_restart(&service, restart.span(), daemon.span(), sink);
+    }
+    if let Some(found) = node::get(table, "isolation") {
+        let text = node::string(sink, "isolation", found, "isolation = \"pid\"");
+        service.isolation = text.and_then(|text| node::word(sink, &text, &ISOLATIONS)).unwrap_or_default();
     }
     port_variable(&service, sink);
     service

@@ -14,8 +14,8 @@ use lariat_sys::Errno;
 use lariat_sys::cgroup::{self, Cgroup, Own};
 use lariat_sys::identity::Identity;
 use lariat_sys::signal::Signal;
-use lariat_sys::spawn::{self, Program, SpawnOptions, SpawnStep};
-use lariat_sys::{poll, process, reap};
+use lariat_sys::spawn::{self, Namespaces, Program, SpawnError, SpawnOptions, SpawnStep};
+use lariat_sys::{poll, process, procfs, reap};
 
 use crate::PROBE_ARG0;
 
@@ -40,6 +40,13 @@ pub enum Refusal {
         /// What the kernel said.
         errno: Errno,
     },
+    /// A process could not be started there.
+    Spawn {
+        /// At which step.
+        step: SpawnStep,
+        /// What the kernel said.
+        errno: Errno,
+    },
     /// The kernel made it another kind of group, which not every process may enter.
     NotDomain(String),
     /// The process was not in it after it had entered, or lived on after it was killed.
@@ -52,6 +59,7 @@ impl fmt::Display for Refusal {
             Self::NotMounted => f.write_str("cgroup v2 is not mounted"),
             Self::OutOfReach => f.write_str("our own cgroup is outside of what is mounted here"),
             Self::Step { step, errno } => write!(f, "could not {step}: {errno}"),
+            Self::Spawn { step, errno } => write!(f, "could not {step}: {errno}"),
             Self::NotDomain(kind) => write!(f, "a new directory has the type `{kind}`, not `domain`"),
             Self::NotContained(what) => f.write_str(what),
         }
@@ -92,6 +100,48 @@ pub fn probe(base: &Path, executable: &Path) -> Result<(), Refusal> {
     result.and(removed.map_err(step("remove the directory")))
 }
 
+/// Tries whether a service can be put into a pid namespace, and says whether that takes a user namespace. Leaves nothing
+/// behind.
+///
+/// Blocks for about a millisecond. `executable` as for [`probe`].
+///
+/// # Errors
+/// The first thing that did not work.
+pub fn probe_namespaces(executable: &Path) -> Result<bool, Refusal> {
+    let namespaces = Namespaces::choose();
+    let has_user = namespaces.has_user();
+    let options = SpawnOptions { namespaces: Some(namespaces), ..options() };
+    let child = spawn::spawn(&program(executable)?, &options)
+        .map_err(|SpawnError { step, errno }| Refusal::Spawn { step, errno })?;
+    // Number 1 there and known to us by another number; ended from outside like any child of ours.
+    let numbers = procfs::numbers_by_namespace(child.pid).ok().flatten().unwrap_or_default();
+    let _ = child.pidfd.signal(Signal::KILL);
+    let has_ended = child.pidfd.wait_exit(Some(Instant::now() + STEP_WITHIN));
+    let _ = reap::reap(child.pid);
+    match (numbers.last(), has_ended) {
+        (Some(1), Ok(true)) if numbers.len() > 1 => Ok(has_user),
+        (_, Ok(true)) => {
+            Err(Refusal::NotContained("a process in a pid namespace of its own is not number 1 there"))
+        }
+        _ => Err(Refusal::NotContained("number 1 of a pid namespace does not die of KILL")),
+    }
+}
+
+/// The process that waits to be killed.
+fn program(executable: &Path) -> Result<Program, Refusal> {
+    let path = std::os::unix::ffi::OsStrExt::as_bytes(executable.as_os_str());
+    let invalid = |_| Refusal::Step { step: "execute our own program", errno: Errno::INVAL };
+    Ok(Program {
+        file: Some(CString::new(path).map_err(invalid)?),
+        argv: vec![CString::new(PROBE_ARG0).unwrap_or_default()],
+        ..Program::default()
+    })
+}
+
+fn options() -> SpawnOptions {
+    SpawnOptions { new_session: true, close_others: true, ..SpawnOptions::default() }
+}
+
 fn try_out(group: &Cgroup, executable: &Path, name: &str) -> Result<(), Refusal> {
     let step = |step| move |errno| Refusal::Step { step, errno };
     let kind = group.read("cgroup.type").map_err(step("read cgroup.type"))?;
@@ -99,18 +149,11 @@ fn try_out(group: &Cgroup, executable: &Path, name: &str) -> Result<(), Refusal>
     if kind != "domain" {
         return Err(Refusal::NotDomain(kind));
     }
-    let path = std::os::unix::ffi::OsStrExt::as_bytes(executable.as_os_str());
-    let program = Program {
-        file: Some(CString::new(path).map_err(|_| step("execute our own program")(Errno::INVAL))?),
-        argv: vec![CString::new(PROBE_ARG0).unwrap_or_default()],
-        ..Program::default()
-    };
+    let program = program(executable)?;
     let options = SpawnOptions {
-        new_session: true,
-        close_others: true,
         parent_death: Some(Signal::KILL),
         cgroup: Some(group.as_fd().as_raw_fd()),
-        ..SpawnOptions::default()
+        ..options()
     };
     let child = spawn::spawn(&program, &options).map_err(|error| match error.step {
         SpawnStep::Cgroup => step("enter it")(error.errno),

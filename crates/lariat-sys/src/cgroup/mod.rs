@@ -87,12 +87,13 @@ impl Cgroup {
     /// Makes a directory in `parent` and opens it.
     ///
     /// # Errors
-    /// [`Errno::EXIST`] if the name is taken, [`Errno::ACCESS`], [`Errno::PERM`] or [`Errno::ROFS`] where we may not,
+    /// As [`Self::open`] for the parent; [`Errno::EXIST`] if the name is taken, [`Errno::ACCESS`], [`Errno::PERM`] or [`Errno::ROFS`] where we may not,
     /// [`Errno::AGAIN`] where a limit of descendants is reached.
     pub fn create(parent: &Path, name: &str) -> Result<Cgroup> {
-        let path = parent.join(name);
-        rustix::fs::mkdirat(CWD, &path, Mode::from_raw_mode(0o755))?;
-        Cgroup::open(&path)
+        // What is no cgroup gets no directory either.
+        let parent = Cgroup::open(parent)?;
+        rustix::fs::mkdirat(&parent.0, name, Mode::from_raw_mode(0o755))?;
+        Cgroup::from_owned(rustix::fs::openat(&parent.0, name, directory_flags(), Mode::empty())?)
     }
 
     /// Opens a directory.

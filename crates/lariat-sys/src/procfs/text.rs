@@ -177,6 +177,13 @@ pub(super) fn status(text: &[u8]) -> Option<Status> {
     Some(Status { real_user, effective_user, saved_user, signals })
 }
 
+/// Returns the numbers of the line `NSpid` of `/proc/PID/status`, from the reader's namespace downwards.
+pub(super) fn namespace_numbers(text: &[u8]) -> Vec<i32> {
+    let lines = text.split(|byte| *byte == b'\n');
+    let line = lines.filter_map(|line| line.strip_prefix(b"NSpid:")).next().unwrap_or_default();
+    line.split(u8::is_ascii_whitespace).filter_map(number::<i32>).collect()
+}
+
 fn three_users(value: &[u8]) -> Option<(u32, u32, u32)> {
     let mut users = value.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty()).map(number::<u32>);
     Some((users.next()??, users.next()??, users.next()??))

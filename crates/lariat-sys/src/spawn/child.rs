@@ -7,6 +7,7 @@ use std::convert::Infallible;
 use std::ffi::{CStr, c_char, c_void};
 use std::os::fd::RawFd;
 
+use super::isolate::{self, Namespaces};
 use super::{SpawnOptions, SpawnStep};
 use crate::signal::SignalSet;
 use crate::{Errno, Result, call};
@@ -41,6 +42,13 @@ pub(super) struct Order<'a> {
     /// The descriptors to close at exec one by one, where the kernel cannot close ranges.
     pub(super) stray: Option<&'a [RawFd]>,
     pub(super) report: *mut Report,
+}
+
+impl Order<'_> {
+    /// Returns the flags of clone(2) for the namespaces that are made with the child.
+    pub(super) fn namespace_flags(&self) -> libc::c_int {
+        self.options.namespaces.as_ref().map_or(0, Namespaces::flags)
+    }
 }
 
 /// One descriptor on its way from source to slot.
@@ -133,6 +141,10 @@ fn run(order: &mut Order<'_>) -> std::result::Result<Infallible, (SpawnStep, Err
     if let Some(directory) = order.enters {
         // Before everything else: what it does from here on counts as the group's.
         enter(directory).map_err(at(SpawnStep::Cgroup))?;
+    }
+    if let Some(namespaces) = &options.namespaces {
+        namespaces.map_user().map_err(at(SpawnStep::MapUser))?;
+        isolate::mount_proc().map_err(at(SpawnStep::MountProc))?;
     }
     dispositions(options.ignored).map_err(at(SpawnStep::Signals))?;
     // SAFETY: these calls take integers.

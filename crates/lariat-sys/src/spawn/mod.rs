@@ -19,10 +19,12 @@ use crate::signal::{Signal, SignalSet};
 use crate::{Errno, Result, call};
 
 mod child;
+mod isolate;
 mod memory;
 mod path;
 
 use child::{Move, Order, Report};
+pub use isolate::{Namespaces, fork_isolated};
 use memory::ChildMemory;
 
 /// What is to be executed.
@@ -63,6 +65,8 @@ pub struct SpawnOptions {
     pub nice: Option<i32>,
     /// The directory of the cgroup that it is born in ([`crate::cgroup::Cgroup`]).
     pub cgroup: Option<RawFd>,
+    /// The namespaces that are made for it: it is number 1 there, and `/proc` shows that.
+    pub namespaces: Option<Namespaces>,
 }
 
 /// The step at which a spawn failed.
@@ -93,10 +97,16 @@ pub enum SpawnStep {
     Identity = 11,
     /// Entering its cgroup.
     Cgroup = 12,
+    /// Making namespaces.
+    Namespaces = 13,
+    /// Making its user known in a user namespace.
+    MapUser = 14,
+    /// Mounting `/proc` of its pid namespace.
+    MountProc = 15,
 }
 
 impl SpawnStep {
-    const ALL: [SpawnStep; 12] = [
+    const ALL: [SpawnStep; 15] = [
         SpawnStep::Prepare,
         SpawnStep::Clone,
         SpawnStep::Session,
@@ -109,6 +119,9 @@ impl SpawnStep {
         SpawnStep::Exec,
         SpawnStep::Identity,
         SpawnStep::Cgroup,
+        SpawnStep::Namespaces,
+        SpawnStep::MapUser,
+        SpawnStep::MountProc,
     ];
 
     /// Returns the step of this number, as a message between processes carries it.
@@ -138,6 +151,9 @@ impl fmt::Display for SpawnStep {
             SpawnStep::Exec => "execute the program",
             SpawnStep::Identity => "read the identity of the process",
             SpawnStep::Cgroup => "enter the cgroup",
+            SpawnStep::Namespaces => "make a pid namespace",
+            SpawnStep::MapUser => "map the user in a user namespace",
+            SpawnStep::MountProc => "mount /proc in a pid namespace",
         })
     }
 }
@@ -266,7 +282,8 @@ fn start(
         report: memory.report(),
     };
     let cloned = clone(how.ways, &mut memory, &mut order);
-    let (pid, descriptor) = cloned.map_err(failure(SpawnStep::Clone))?;
+    let step = if options.namespaces.is_some() { SpawnStep::Namespaces } else { SpawnStep::Clone };
+    let (pid, descriptor) = cloned.map_err(failure(step))?;
     match memory.report_text() {
         None => Ok((pid, descriptor)),
         Some(Report { step, errno, .. }) => {
@@ -324,7 +341,8 @@ fn clone_into(directory: RawFd, memory: &mut ChildMemory, order: &mut Order<'_>)
     let mut descriptor: libc::c_int = -1;
     // SAFETY: all fields are numbers, for which zero is "not used".
     let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
-    args.flags = INTO_CGROUP | (libc::CLONE_VFORK | libc::CLONE_PIDFD) as u64;
+    let flags = libc::CLONE_VFORK | libc::CLONE_PIDFD | order.namespace_flags();
+    args.flags = INTO_CGROUP | u64::from(flags.cast_unsigned());
     args.exit_signal = libc::SIGCHLD as u64;
     args.pidfd = (&raw mut descriptor) as u64;
     args.cgroup = u64::try_from(directory).map_err(|_| Errno::BADF)?;
@@ -363,7 +381,7 @@ fn clone_with(
         libc::clone(
             child::main,
             memory.stack_top(),
-            flags | libc::SIGCHLD,
+            flags | order.namespace_flags() | libc::SIGCHLD,
             (&raw mut *order).cast(),
             // Read by the kernel for CLONE_PIDFD alone.
             &raw mut descriptor,

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use proptest::prelude::*;
 
 use super::*;
-use crate::service::spec::{CommandSpec, Dependency, RestartSpec, StopSpec};
+use crate::service::spec::{CommandSpec, Dependency, Isolation, RestartSpec, StopSpec};
 
 fn name(text: &str) -> ServiceName {
     ServiceName::new(text).unwrap()
@@ -22,6 +22,7 @@ fn service(own: &str, after: &[&str]) -> ServiceSpec {
         stop: StopSpec::default(),
         restart: RestartSpec::default(),
         daemon: false,
+        isolation: Isolation::None,
     }
 }
 

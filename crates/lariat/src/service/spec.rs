@@ -105,6 +105,18 @@ pub struct ServiceSpec {
     pub restart: RestartSpec,
     /// The leader exits by design and leaves a daemon: the service is up while its containment has members.
     pub daemon: bool,
+    /// What stands around it besides descent and cgroup.
+    pub isolation: Isolation,
+}
+
+/// What stands around a service besides the containment that everyone has.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Isolation {
+    /// Nothing.
+    #[default]
+    None,
+    /// A pid namespace whose number 1 is the keeper: the kernel ends everything with it.
+    Pid,
 }
 
 /// What is started.

@@ -3,7 +3,7 @@ use std::path::PathBuf;
 
 use super::*;
 use crate::service::spec::{
-    CommandSpec, Condition, Dependency, RestartSpec, ServiceName, ServiceSpec, StopSpec,
+    CommandSpec, Condition, Dependency, Isolation, RestartSpec, ServiceName, ServiceSpec, StopSpec,
 };
 
 pub(super) fn graph(edges: &[&[usize]]) -> Graph {
@@ -25,6 +25,7 @@ pub(super) fn graph(edges: &[&[usize]]) -> Graph {
             stop: StopSpec::default(),
             restart: RestartSpec::default(),
             daemon: false,
+            isolation: Isolation::None,
         })
         .collect();
     Graph::new(&services).unwrap()

@@ -36,6 +36,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
+use lariat_keeper::contain::choose::{self, Refusal};
 use lariat_sys::Errno;
 use lariat_sys::identity::Identity;
 use lariat_sys::kernel::{self, Missing};
@@ -53,7 +54,7 @@ use crate::logs::pump::{Bell, Pump, PumpError};
 use crate::logs::{Store, StoreError};
 use crate::ports::{self, PortError};
 use crate::service::graph::{Graph, GraphError, Place};
-use crate::service::spec::{PortSpec, ServiceName, StackSpec};
+use crate::service::spec::{Isolation, PortSpec, ServiceName, StackSpec};
 use crate::shutdown::report::{Report, Tally};
 use books::Books;
 use driver::Driver;
@@ -119,6 +120,9 @@ pub enum StartError {
     /// No port was found, or the kernel does not say who listens.
     #[error(transparent)]
     Port(#[from] PortError),
+    /// A service is to be in a pid namespace, and none can be had.
+    #[error("a service is to be in a pid namespace (`isolation = \"pid\"`), which is not possible here: {0}")]
+    Isolation(Refusal),
     /// A service's output cannot be stored.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -161,7 +165,7 @@ impl Supervisor {
             return Err(StartError::Kernel(missing));
         }
         let graph = Graph::new(&spec.services)?;
-        let chosen = choose(&spec, &options.services)?;
+        let chosen = chosen(&spec, &options.services)?;
         let (state, lock, notes) = match recovery::look(&spec.root, recovery::Access::Create)? {
             Past::Nothing { state, lock, notes } => (state, lock, notes),
             Past::Absent => return Err(system("make the state directory")(Errno::NOENT)),
@@ -171,6 +175,9 @@ impl Supervisor {
         };
         let places = graph.closure(&chosen);
         let ports = claim(&spec, &places, &vec![None; spec.services.len()])?;
+        if places.iter().any(|place| spec.services[*place].isolation == Isolation::Pid) {
+            choose::probe_namespaces(&options.executable).map_err(StartError::Isolation)?;
+        }
         let run = RunId::new_random().map_err(system("make a run id"))?;
         let socket = options.dirs.socket(&run)?;
         let record = first_record(&run, &spec, &socket).map_err(system("read the boot id"))?;
@@ -270,7 +277,7 @@ impl Supervisor {
     }
 }
 
-fn choose(spec: &StackSpec, names: &[ServiceName]) -> Result<Vec<Place>, StartError> {
+fn chosen(spec: &StackSpec, names: &[ServiceName]) -> Result<Vec<Place>, StartError> {
     if names.is_empty() {
         return Ok((0..spec.services.len()).collect());
     }

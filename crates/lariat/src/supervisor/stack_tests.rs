@@ -6,7 +6,7 @@ use lariat_sys::reap::Exit;
 
 use super::*;
 use crate::service::spec::{
-    CommandSpec, Condition, Dependency, Endpoint, ReadyCheck, ReadySpec, RestartSpec, RestartWhen,
+    CommandSpec, Condition, Dependency, Endpoint, Isolation, ReadyCheck, ReadySpec, RestartSpec, RestartWhen,
     ServiceName, ServiceSpec, StopSpec,
 };
 use crate::shutdown::plan::Phase;
@@ -36,6 +36,7 @@ fn service(place: Place, after: &[(Place, Condition)]) -> ServiceSpec {
         stop: StopSpec { grace: GRACE, ..StopSpec::default() },
         restart: RestartSpec::default(),
         daemon: false,
+        isolation: Isolation::None,
     }
 }
 

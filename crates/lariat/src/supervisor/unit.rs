@@ -17,13 +17,14 @@ use lariat_keeper::wire::{End, Order, Plan};
 use lariat_sys::cgroup::Cgroup;
 use lariat_sys::identity::Identity;
 use lariat_sys::signal::Signal;
+use lariat_sys::spawn::Namespaces;
 
 use super::Options;
 use super::poller::Key;
 use super::probing::Probe;
 use crate::logs::Store;
 use crate::logs::pump::{Flow, Pump};
-use crate::service::spec::{ServiceSpec, StackSpec};
+use crate::service::spec::{Isolation, ServiceSpec, StackSpec};
 
 /// One service.
 #[derive(Debug)]
@@ -127,6 +128,7 @@ impl Unit {
             index: Some(self.store.index()),
             ends: Some(start.ends),
             cgroup: cgroup.as_ref().map(AsFd::as_fd),
+            namespaces: (start.spec.isolation == Isolation::Pid).then(Namespaces::choose),
         });
         match keeper {
             Ok(keeper) => Ok(Begun { keeper, flow: start.pump.add(drain), cgroup, no_cgroup }),
