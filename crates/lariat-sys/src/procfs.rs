@@ -17,8 +17,10 @@ use crate::identity::Identity;
 use crate::signal::SignalSet;
 use crate::{Errno, Result};
 
+mod descriptors;
 mod text;
 
+pub use descriptors::{Open, visit_descriptors};
 pub use text::{Comm, State};
 
 /// The most bytes of a `cmdline`, `environ` or `status` that are read; the kernel's own limit for arguments and
