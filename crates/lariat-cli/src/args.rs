@@ -5,6 +5,7 @@
 
 pub(crate) mod run;
 pub(crate) mod stack;
+pub(crate) mod sweep;
 
 use std::path::PathBuf;
 
@@ -57,6 +58,7 @@ pub(crate) enum Command {
     Up(stack::UpArgs),
     Down(stack::DownArgs),
     Ps(stack::PsArgs),
+    Sweep(sweep::SweepArgs),
     Logs(stack::LogsArgs),
     Start(stack::StartArgs),
     Stop(stack::StopArgs),

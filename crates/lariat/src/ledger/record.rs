@@ -173,6 +173,9 @@ pub struct ServiceRecord {
     /// How often it was restarted in this run.
     #[serde(default)]
     pub restarts: u32,
+    /// The number of the pipe that takes its output: whoever can write to it came from the service.
+    #[serde(default)]
+    pub output: Option<u64>,
     /// The sessions and groups of earlier starts in this run, whose numbers may still hold somebody.
     #[serde(default)]
     pub earlier: Vec<EarlierStart>,
@@ -215,6 +218,9 @@ pub struct EarlierStart {
     pub leader: ProcessRecord,
     /// The leader's session, which is also its process group.
     pub session: i32,
+    /// The number of the pipe that took its output.
+    #[serde(default)]
+    pub output: Option<u64>,
 }
 
 /// A process that could not be ended.
@@ -230,6 +236,14 @@ pub struct LeftRecord {
     /// Why it is left.
     #[serde(default)]
     pub reason: String,
+}
+
+impl LeftRecord {
+    /// Returns who it is.
+    #[must_use]
+    pub fn identity(&self) -> Identity {
+        Identity { pid: self.pid, start: self.start }
+    }
 }
 
 /// What the report of a finished run comes down to.
@@ -317,7 +331,8 @@ impl RunRecord {
 }
 
 /// Returns the inode of our pid namespace, if `/proc` says it.
-pub(super) fn pid_namespace() -> Option<u64> {
+#[must_use]
+pub fn pid_namespace() -> Option<u64> {
     std::fs::metadata("/proc/self/ns/pid").ok().map(|found| std::os::unix::fs::MetadataExt::ino(&found))
 }
 

@@ -38,8 +38,9 @@ pub(super) struct Unit {
     pub(super) swept: Option<End>,
     /// Somebody of its last life could not be ended.
     pub(super) has_left_members: bool,
-    /// Every leader that it had in this run: with it, its session and its group.
-    pub(super) leaders: Vec<Identity>,
+    /// Every leader that it had in this run, and the number of the pipe that took its output: with the leader, its
+    /// session and its group.
+    pub(super) leaders: Vec<(Identity, Option<u64>)>,
 }
 
 /// One start of a service, from its keeper's start to the proof of its end.
@@ -53,6 +54,8 @@ pub(super) struct Life {
     pub(super) leader: Option<Identity>,
     pub(super) began: Instant,
     pub(super) flow: Arc<Flow>,
+    /// The number of the pipe that takes its output.
+    pub(super) output: Option<u64>,
     pub(super) end: Option<End>,
     pub(super) has_failed_to_spawn: bool,
     pub(super) stop_began: Option<Instant>,
@@ -76,6 +79,7 @@ pub(super) struct Start<'a> {
 pub(super) struct Begun {
     pub(super) keeper: Keeper,
     pub(super) flow: Arc<Flow>,
+    pub(super) output: Option<u64>,
 }
 
 impl Unit {
@@ -114,7 +118,9 @@ impl Unit {
             ends: Some(start.ends),
         })
         .map_err(|error| error.to_string())?;
-        Ok(Begun { keeper, flow: start.pump.add(drain) })
+        // Without the number a leftover has one clue less.
+        let number = rustix::fs::fstat(&output.read).ok().map(|pipe| pipe.st_ino);
+        Ok(Begun { keeper, flow: start.pump.add(drain), output: number })
     }
 }
 
