@@ -28,6 +28,7 @@ mod snapshot;
 
 pub use super::record::pid_namespace as own_pid_namespace;
 pub use search::{by_pattern, find, has};
+pub(crate) use snapshot::newborn;
 pub use snapshot::{Process, Snapshot, Traces};
 
 /// What is known of a run from its ledger.

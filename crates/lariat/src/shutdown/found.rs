@@ -17,8 +17,8 @@ use lariat_sys::procfs;
 use lariat_sys::signal::Signal;
 use lariat_sys::{process, reap, tree};
 
-use crate::ledger::recover::{self, Clues, Findings, Found, Living, Snapshot, Trace, Why, survey};
-use crate::process::{age_of, command_of};
+use crate::ledger::recover::{self, Clues, Findings, Found, Living, Snapshot, Trace, Why, newborn, survey};
+use crate::process::{Mark, age_of, command_of};
 
 /// Which of the findings.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -51,7 +51,17 @@ pub struct FoundSet {
     part: Part,
     /// Since when every look has found nobody.
     empty_since: Option<Instant>,
+    /// Whom the last walk delivered.
+    delivered: HashSet<Identity>,
+    /// How often in a row a walk delivered nobody whom the one before did, though somebody was there.
+    missed: u32,
 }
+
+/// After so many walks that came too late, whoever was born last is killed on sight (HAZARD(runner)).
+const MISSED_MAX: u32 = 3;
+/// How often the newest processes are looked through in one turn, and for how many looks in a row nobody may be there.
+const SNIPES_MAX: u32 = 256;
+const SNIPES_IN_VAIN: u32 = 8;
 
 /// For so long nobody may be found before the set counts as empty. A process in the middle of execve(2) has no
 /// environment to be known by (HAZARD(exec-not-finished)), and its parent, which was known, may be dead already.
@@ -62,7 +72,8 @@ impl FoundSet {
     #[must_use]
     pub fn new(clues: Clues) -> Self {
         let living = Living::default();
-        Self { clues, living, children_but: None, part: Part::All, empty_since: None }
+        let (children_but, part, empty_since) = (None, Part::All, None);
+        Self { clues, living, children_but, part, empty_since, delivered: HashSet::new(), missed: 0 }
     }
 
     /// Spares what belongs to these runs.
@@ -128,6 +139,41 @@ impl FoundSet {
         findings
     }
 
+    /// A walk came too late.
+    fn miss(&mut self) {
+        self.missed += 1;
+        if self.missed > MISSED_MAX {
+            self.snipe();
+        }
+    }
+
+    /// Kills whoever of the run was born last, as long as there is one: he forks himself away before a walk has delivered
+    /// him. What carries the run's mark alone is known fast enough.
+    fn snipe(&self) {
+        let mut in_vain = 0;
+        for _ in 0..SNIPES_MAX {
+            let mut is_found = false;
+            for (pid, process) in newborn() {
+                // HAZARD(pid-reuse): the descriptor was opened before the mark is read, so if the number went to another
+                // since, the signal goes to nobody.
+                let mark = Mark::of(pid);
+                let is_ours = self.clues.has_mark
+                    && mark.as_ref().is_some_and(|mark| mark.run == self.clues.run.as_str())
+                    && procfs::uid(pid).ok().flatten() == Some(process::effective_user())
+                    && pid != process::pid()
+                    && !self.clues.spared.iter().any(|spared| spared.pid == pid)
+                    && !self.living.own.iter().any(|own| own.pid == pid);
+                if is_ours {
+                    is_found |= process.signal(Signal::KILL).is_ok();
+                }
+            }
+            in_vain = if is_found { 0 } else { in_vain + 1 };
+            if in_vain == SNIPES_IN_VAIN {
+                return;
+            }
+        }
+    }
+
     fn children(&self) -> Vec<i32> {
         let mut children = Vec::new();
         if let Some(but) = &self.children_but {
@@ -159,6 +205,13 @@ impl Containment for FoundSet {
                 wants_hangup: false,
             })
         }));
+        let known = std::mem::take(&mut self.delivered);
+        self.delivered.extend(out.iter().map(|member| member.identity));
+        if !known.is_disjoint(&self.delivered) {
+            self.missed = 0;
+        } else if !out.is_empty() {
+            self.miss();
+        }
         Ok(())
     }
 
@@ -175,6 +228,7 @@ impl Containment for FoundSet {
         let is_found = |findings: Findings| findings.certain.iter().any(|found| self.part.has(found));
         if survey(&self.clues, &self.living).map_or(true, is_found) || !self.children().is_empty() {
             self.empty_since = None;
+            self.miss();
             return false;
         }
         self.empty_since.get_or_insert_with(Instant::now).elapsed() >= SETTLES_AFTER

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use lariat_keeper::contain::lineage::is_keeper;
 use lariat_sys::identity::{BootId, Identity};
+use lariat_sys::pidfd::PidFd;
 use lariat_sys::procfs::{Open, visit_descriptors};
 use lariat_sys::{Result, ports, procfs};
 
@@ -43,6 +44,42 @@ pub struct Process {
     pub comm: String,
     /// More about it, of those who were looked at more closely.
     pub traces: Option<Traces>,
+}
+
+impl Process {
+    fn read(pid: i32) -> Option<Self> {
+        let stat = procfs::read_stat(pid).ok().flatten()?;
+        let is_alive = stat.is_alive();
+        // A zombie has no memory any more, and there may be very many.
+        let environment =
+            if is_alive { procfs::environ(pid).ok().flatten() } else { None }.unwrap_or_default();
+        Some(Self {
+            identity: stat.identity(),
+            ppid: stat.ppid,
+            pgrp: stat.pgrp,
+            session: stat.session,
+            uid: if is_alive { procfs::uid(pid).ok().flatten() } else { None },
+            is_alive,
+            is_keeper: is_alive && is_keeper(&stat),
+            has_terminal: stat.tty_nr != 0,
+            has_home: has_home(&environment),
+            mark: Mark::parse(&environment),
+            comm: stat.comm.to_string(),
+            traces: None,
+        })
+    }
+}
+
+/// Numbers that are tried for processes too young for a list.
+const NEWBORN_MAX: i32 = 256;
+
+/// Returns processes whose numbers were given out last, the newest first, each held by a descriptor.
+pub(crate) fn newborn() -> impl Iterator<Item = (i32, PidFd)> {
+    // Without it the list is what there is.
+    let newest = procfs::newest().unwrap_or(0);
+    let numbers = (newest.saturating_sub(NEWBORN_MAX).max(1)..=newest).rev();
+    // Most numbers are nobody's any more, and some are threads', which cannot be opened.
+    numbers.filter_map(|pid| Some((pid, PidFd::open_pid(pid).ok()?)))
 }
 
 /// What a process has to do with places, pipes and ports.
@@ -85,25 +122,13 @@ impl Snapshot {
     /// # Errors
     /// When `/proc` cannot be listed, or the boot id cannot be read.
     pub fn take(living: &Living) -> Result<Self> {
-        let mut processes = Vec::new();
-        for pid in procfs::pids()? {
-            let Ok(Some(stat)) = procfs::read_stat(pid) else { continue };
-            let environment = procfs::environ(pid).ok().flatten().unwrap_or_default();
-            processes.push(Process {
-                identity: stat.identity(),
-                ppid: stat.ppid,
-                pgrp: stat.pgrp,
-                session: stat.session,
-                uid: procfs::uid(pid).ok().flatten(),
-                is_alive: stat.is_alive(),
-                is_keeper: is_keeper(&stat),
-                has_terminal: stat.tty_nr != 0,
-                has_home: has_home(&environment),
-                mark: Mark::parse(&environment),
-                comm: stat.comm.to_string(),
-                traces: None,
-            });
-        }
+        let listed = procfs::pids()?;
+        let mut processes: Vec<Process> = listed.iter().filter_map(|pid| Process::read(*pid)).collect();
+        // Whoever forks himself away faster than a list is read is among those who were born since (HAZARD(runner)).
+        let known: BTreeSet<i32> = listed.into_iter().collect();
+        processes.extend(
+            newborn().filter(|(pid, _)| !known.contains(pid)).filter_map(|(pid, _)| Process::read(pid)),
+        );
         let spared = ancestors(&processes, lariat_sys::process::pid());
         let boot = BootId::read()?.to_string();
         let user = lariat_sys::process::effective_user();
