@@ -86,6 +86,9 @@ fn identities(all: &[Seen]) -> Vec<(i32, u64)> {
 fn check(verb: Verb, shape: &Shape) {
     let place = Place::new(verb, shape);
     place.facts.wait_for("ready");
+    if verb == Verb::Run {
+        crash::wait_records(&place.arena, 1);
+    }
     let survivors = crash(&place.arena, &[&place.running]);
     println!("{verb:?} {} {}: {} survive", shape.kind, shape.args, survivors.len());
     let dry = place.sweep(&["--dry-run"]).run().expect(0);
@@ -99,7 +102,7 @@ fn check(verb: Verb, shape: &Shape) {
     }
     let swept = place.sweep(&["--yes"]).run().expect(0);
     let what = format!("{verb:?} {}: {}", shape.kind, said(&swept));
-    println!("{what}");
+
     match shape.disguised.map(|role| place.facts.pid(role)) {
         None => assert!(place.arena.alive().is_empty(), "{what}: {:?}", place.arena.alive()),
         Some(disguised) => {

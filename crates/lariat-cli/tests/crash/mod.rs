@@ -89,6 +89,15 @@ pub(crate) fn at_runtime(arena: &Arena) -> Vec<PathBuf> {
     names_in(&directory(arena, "XDG_RUNTIME_DIR").join("lariat"))
 }
 
+/// Waits until commands have been written down: that is done right after they were started.
+#[track_caller]
+pub(crate) fn wait_records(arena: &Arena, count: usize) {
+    let is_whole = |path: &PathBuf| fs::read(path).is_ok_and(|bytes| bytes.ends_with(b"}\n"));
+    wait_until("the records of commands", PATIENCE, || {
+        (at_runtime(arena).iter().filter(|path| is_whole(path)).count() == count).then_some(())
+    });
+}
+
 fn names_in(directory: &Path) -> Vec<PathBuf> {
     let mut names: Vec<PathBuf> =
         fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.path()).collect();

@@ -206,24 +206,34 @@ impl Outcome {
 
 /// Looks for what earlier runs left.
 ///
-/// Blocks for a quarter of a second at most for each project whose lock somebody looks at; `takes` also for the lock of
-/// the user, until the deadline or until `cancel` is readable.
+/// Blocks for a quarter of a second at most for each project whose lock somebody looks at; and where something is to be
+/// done about a run without a project, for the lock of the user, until the deadline or until `cancel` is readable.
 ///
 /// # Errors
-/// When `/proc` cannot be read, in words, or the lock is not to be had in time.
+/// When `/proc` cannot be read, or the lock is not to be had in time.
 pub fn search(
     request: &Request<'_>,
     deadline: Instant,
     cancel: Option<BorrowedFd<'_>>,
 ) -> Result<Search, SearchError> {
-    let locks = if request.takes { lock_user(request.dirs, deadline, cancel)? } else { Vec::new() };
+    let found = look(request)?;
+    let places = found.places_to_lock();
+    if !request.takes || places.is_empty() {
+        return Ok(found);
+    }
+    // Nothing is held while another sweep is waited for. What it has ended meanwhile is not there any more.
+    drop(found);
+    let locks = lock_user(request.dirs, &places, deadline, cancel)?;
+    Ok(Search { locks, ..look(request)? })
+}
+
+fn look(request: &Request<'_>) -> Result<Search, SearchError> {
     let mut runs = Runs::read(request.dirs);
     let mut snapshot = Snapshot::take(&runs.living()).map_err(SearchError::Processes)?;
     runs.complete(&snapshot);
     snapshot.living = runs.living();
     let mut search = Search {
         notes: std::mem::take(&mut runs.notes),
-        locks,
         dirs: request.dirs.clone(),
         sockets_but: request.is_all.then(|| runs.at_work()),
         ..Search::default()
@@ -261,6 +271,7 @@ pub enum SearchError {
 
 fn lock_user(
     dirs: &UserDirs,
+    places: &BTreeSet<PathBuf>,
     deadline: Instant,
     cancel: Option<BorrowedFd<'_>>,
 ) -> Result<Vec<DirectoryLock>, SearchError> {
@@ -269,7 +280,7 @@ fn lock_user(
         LockWait::TimedOut => Err(SearchError::Busy),
         LockWait::Cancelled => Err(SearchError::Cancelled),
     };
-    dirs.at_runtime_all().iter().map(lock).collect()
+    dirs.at_runtime_all().iter().filter(|directory| places.contains(&directory.path)).map(lock).collect()
 }
 
 /// The projects whose ledgers are to be looked at.
@@ -411,6 +422,20 @@ impl Search {
             body: Body::Other(Box::new(other)),
             is_dismissed: false,
         });
+    }
+
+    /// The directories whose lock is needed before anything is done: those of commands' records, and the first one for
+    /// runs that have neither project nor record.
+    fn places_to_lock(&self) -> BTreeSet<PathBuf> {
+        let first = self.dirs.at_runtime_all().into_iter().next().map(|directory| directory.path);
+        let place = |leftover: &Leftover| match (&leftover.body, &leftover.kind) {
+            (Body::Stack(_), _) | (_, Kind::Project) => None,
+            (Body::Other(other), _) => {
+                let record = other.file.as_ref().and_then(|file| file.path.parent());
+                record.map(Path::to_owned).or_else(|| first.clone())
+            }
+        };
+        self.leftovers.iter().filter_map(place).collect()
     }
 
     fn has(&self, run: &RunId) -> bool {
@@ -613,7 +638,7 @@ impl Leftover {
     fn close(self, index: Option<&RunIndex>, dirs: &UserDirs) -> Result<Outcome, LedgerError> {
         let is_doubtful = !self.is_dismissed && self.possible().iter().any(|found| found.identity.is_alive());
         match self.body {
-            Body::Stack(crashed) => close_stack(*crashed, index, is_doubtful),
+            Body::Stack(crashed) => close_stack(*crashed, index, dirs, is_doubtful),
             Body::Other(other) => {
                 let run = self.run.filter(|_| self.kind != Kind::Project);
                 close_other(*other, run.as_ref(), index, dirs, is_doubtful)
@@ -625,11 +650,17 @@ impl Leftover {
 fn close_stack(
     crashed: Crashed,
     index: Option<&RunIndex>,
+    dirs: &UserDirs,
     is_doubtful: bool,
 ) -> Result<Outcome, LedgerError> {
     let (ended, took) = crashed.outcome();
     let stays_open = is_doubtful && crashed.findings().certain.is_empty();
+    let run = crashed.run().clone();
     let report = if stays_open { crashed.report() } else { crashed.close(index)? };
+    if report.is_ledger_closed {
+        // A ledger that was damaged does not say where it was.
+        remove_socket(&run, dirs);
+    }
     Ok(Outcome {
         ended: ended.end.told.max(ended.end.killed).saturating_sub(ended.end.left),
         killed: ended.end.killed.saturating_sub(ended.end.left),
@@ -656,10 +687,7 @@ fn close_other(
         if let Some(index) = index {
             index.remove(run)?;
         }
-        for directory in dirs.at_runtime_all() {
-            // Nobody of the run is alive to be asked by it.
-            let _ = std::fs::remove_file(directory.path.join(format!("{run}.sock")));
-        }
+        remove_socket(run, dirs);
     }
     match &other.file {
         // What cannot be removed names identities that are dead, which is all that it can do.
@@ -684,6 +712,14 @@ fn close_other(
 
 fn left_record(left: &LeftProcess) -> LeftRecord {
     LeftRecord { pid: left.pid, start: left.start, comm: left.command.clone(), reason: left.reason.clone() }
+}
+
+/// Removes the socket of a run of which nobody is alive.
+fn remove_socket(run: &RunId, dirs: &UserDirs) {
+    for directory in dirs.at_runtime_all() {
+        // One that is not there, or cannot be removed, is in nobody's way.
+        let _ = std::fs::remove_file(directory.path.join(format!("{run}.sock")));
+    }
 }
 
 /// Removes sockets of runs that nobody has open any more.

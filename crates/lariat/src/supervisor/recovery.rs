@@ -23,6 +23,9 @@ use crate::shutdown::report::{Outcome, Report};
 /// How long a lock that somebody only looks at is waited for.
 const LOCK_WITHIN: Duration = Duration::from_millis(250);
 
+/// How often a ledger is looked at whose lock is waited for.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+
 /// What is known of the user's other runs, for a search that must not touch them.
 #[derive(Clone, Default, PartialEq, Eq, Debug)]
 pub struct Others {
@@ -145,16 +148,30 @@ impl Finishing {
         at_work.map(|service| service.name.clone()).collect()
     }
 
-    /// Waits until all keepers are done. Blocks until then, the deadline, or until `cancel` is readable.
+    /// Waits until all keepers are done, or somebody else has taken over: a run that begins, for instance. Blocks until
+    /// then, the deadline, or until `cancel` is readable.
     ///
     /// # Errors
     /// When the lock file cannot be used.
     pub fn wait(&self, deadline: Instant, cancel: Option<BorrowedFd<'_>>) -> Result<Waited, LedgerError> {
-        Ok(match lock::wait_until(&self.state, deadline, cancel)? {
-            LockWait::Acquired(_) => Waited::Finished,
-            LockWait::TimedOut => Waited::TimedOut,
-            LockWait::Cancelled => Waited::Cancelled,
-        })
+        loop {
+            let slice = deadline.min(Instant::now() + LOOK_EVERY);
+            match lock::wait_until(&self.state, slice, cancel)? {
+                LockWait::Acquired(_) => return Ok(Waited::Finished),
+                LockWait::Cancelled => return Ok(Waited::Cancelled),
+                LockWait::TimedOut if self.is_over() => return Ok(Waited::Finished),
+                LockWait::TimedOut if Instant::now() >= deadline => return Ok(Waited::TimedOut),
+                LockWait::TimedOut => {}
+            }
+        }
+    }
+
+    /// The ledger under the lock is another one's by now, or closed.
+    fn is_over(&self) -> bool {
+        match (store::load(&self.state), self.run()) {
+            (Ok(Loaded::Record(record)), Some(run)) => record.run != *run || record.is_closed,
+            (_, _) => false,
+        }
     }
 }
 

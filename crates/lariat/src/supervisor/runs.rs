@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use lariat_sys::identity::{BootId, Identity};
+use lariat_sys::procfs;
 
 use super::recovery::Others;
 use crate::ledger::command::{self, CommandFile};
@@ -154,7 +155,10 @@ impl Runs {
         let marks = snapshot.unknown_marks(&self.marks());
         let lost = marks.into_iter().filter(|(_, is_lost)| *is_lost);
         for run in lost.filter_map(|(mark, _)| RunId::try_from(mark).ok()) {
+            // Where its eldest process works is the best guess at where it was started.
+            let eldest = snapshot.eldest_with(run.as_str());
             self.known.push(KnownRun {
+                dir: eldest.and_then(|eldest| procfs::cwd(eldest.pid).ok().flatten()),
                 clues: Some(Clues::mark_only(run.clone())),
                 state: State::Crashed,
                 ..known(run, Kind::Lost)
@@ -240,6 +244,7 @@ fn of_record(of_entry: KnownRun, record: &RunRecord, is_held: bool) -> KnownRun 
 
 /// The project was removed, moved, or has begun another run: the entry and the marks of processes are what is left.
 fn without_ledger(of_entry: KnownRun, entry: &IndexEntry, boot: &str) -> KnownRun {
+    let of_entry = KnownRun { note: Some("its ledger is gone".to_owned()), ..of_entry };
     let is_this_boot = entry.boot.as_ref().is_none_or(|of_entry| of_entry == boot);
     if is_this_boot && of_entry.supervisor.is_some_and(|supervisor| supervisor.is_alive()) {
         return KnownRun { state: State::Alive, ..of_entry };
@@ -251,8 +256,7 @@ fn without_ledger(of_entry: KnownRun, entry: &IndexEntry, boot: &str) -> KnownRu
         place: recover::place(&entry.root),
         ..Clues::mark_only(entry.run.clone())
     };
-    let note = "its ledger is gone".to_owned();
-    KnownRun { state: State::Crashed, clues: Some(clues), note: Some(note), ..of_entry }
+    KnownRun { state: State::Crashed, clues: Some(clues), ..of_entry }
 }
 
 fn of_command(file: &CommandFile, boot: &str, home: Option<&Path>) -> KnownRun {

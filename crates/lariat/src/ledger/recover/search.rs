@@ -343,6 +343,18 @@ impl Snapshot {
         all
     }
 
+    /// Returns the eldest of our user who carries this mark.
+    #[must_use]
+    pub fn eldest_with(&self, mark: &str) -> Option<Identity> {
+        let carries = |process: &&Process| {
+            process.is_alive
+                && process.uid == Some(self.user)
+                && process.mark.as_ref().is_some_and(|found| found.run == mark)
+        };
+        let carriers = self.processes.iter().filter(carries).map(|process| process.identity);
+        carriers.min_by_key(|identity| (identity.start, identity.pid))
+    }
+
     /// Returns the keepers that somebody with this mark hangs on.
     #[must_use]
     pub fn keepers_above(&self, mark: &str) -> Vec<Identity> {

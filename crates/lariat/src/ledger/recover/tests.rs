@@ -337,6 +337,8 @@ fn marks_that_nobody_knows_are_lost_unless_a_keeper_is_above_them() {
     assert!(snapshot.unknown_marks(&known).is_empty());
     assert_eq!(snapshot.keepers_above(ANOTHER), [keeper.identity]);
     assert!(snapshot.keepers_above(RUN).is_empty());
+    assert_eq!(snapshot.eldest_with(ANOTHER), Some(of_another(301).identity));
+    assert_eq!(snapshot.eldest_with("x"), None, "another user's");
 }
 
 #[test]
