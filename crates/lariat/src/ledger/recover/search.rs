@@ -1,5 +1,6 @@
 //! The search itself. Pure: it sees a snapshot and nothing else.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::Duration;
@@ -232,8 +233,8 @@ impl<'a> Search<'a> {
             let service = suspects.get(&parent).and_then(|(_, service)| service.clone());
             for child in self.children.get(&parent).into_iter().flatten().filter(|child| is_candidate(child))
             {
-                if !suspects.contains_key(&child.identity.pid) {
-                    suspects.insert(child.identity.pid, (Why::Descendant(parent), service.clone()));
+                if let Entry::Vacant(place) = suspects.entry(child.identity.pid) {
+                    place.insert((Why::Descendant(parent), service.clone()));
                     to_visit.push(child.identity.pid);
                 }
             }
