@@ -90,7 +90,6 @@ fn check(verb: Verb, shape: &Shape) {
         crash::wait_records(&place.arena, 1);
     }
     let survivors = crash(&place.arena, &[&place.running]);
-    println!("{verb:?} {} {}: {} survive", shape.kind, shape.args, survivors.len());
     let dry = place.sweep(&["--dry-run"]).run().expect(0);
     if !shape.is_storm && shape.args.contains("stubborn") {
         // The negative control: without a sweep they live.

@@ -14,6 +14,7 @@ mod sample;
 mod stack;
 mod start;
 mod stop;
+mod sweep;
 mod tree;
 
 use std::io::{BufRead as _, BufReader};
@@ -48,6 +49,7 @@ const PARTS: &[(&str, Part)] = &[
     ("logs", logs::measure),
     ("idle", idle::measure),
     ("start", start::measure),
+    ("sweep", sweep::measure),
 ];
 
 /// What every part needs to know.

@@ -321,8 +321,8 @@ impl Ended {
 #[must_use]
 pub fn why_in_words(why: Why) -> String {
     match why {
-        Why::Recorded => "the ledger names it as a service's leader".into(),
-        Why::Left => "the ledger names it as one that could not be ended".into(),
+        Why::Recorded => "the record names it as a leader".into(),
+        Why::Left => "the record names it as one that could not be ended".into(),
         Why::Marked => "it carries the run's marker".into(),
         Why::Output => "it can write to the output of a service".into(),
         Why::Chosen => "it was chosen".into(),
