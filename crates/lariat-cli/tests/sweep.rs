@@ -43,6 +43,7 @@ fn a_dry_run_says_why_and_changes_nothing() {
     let stack = Stack::new(&arena, LARIAT, "project", &format!("[service.server]\nrun = \"{run}\"\n"));
     let up = stack.up(&arena);
     facts.wait_for("ready");
+    crash::wait_ledger(&stack, facts.pid("leader"));
     let left = crash(&arena, &[&up]);
     assert_eq!(left.len(), 4, "{left:?}");
     let before = crash::everything(arena.dir());
@@ -137,12 +138,13 @@ fn a_server_of_the_project_is_offered_and_a_stranger_is_not() {
     let (nodemon, own, other) = (tool(&stack, "nodemon"), tool(&stack, "my-server"), tool(&stack, "other"));
     let inside = |path: &std::path::Path, time: &str| start(arena.command(path).arg(time).dir(stack.dir()));
     let offered = [inside(&nodemon, "61"), inside(&own, "62")];
-    let ignored = [
-        inside(&other, "63"),
-        inside(&own, "55"),
-        start(arena.command(&nodemon).arg("64")),
-        start(arena.command(&nodemon).arg("65").dir(stack.dir()).env("LARIAT_RUN", "0123456789abcdef")),
-    ];
+    let ignored = [inside(&other, "63"), inside(&own, "55"), start(arena.command(&nodemon).arg("64"))];
+    // One that hangs on a live run.
+    let nodemon_text = nodemon.to_str().expect("a plain path");
+    let live = stack.lariat(&arena, &["run", "--", nodemon_text, "65"]).start();
+    crash::wait_records(&arena, 1);
+    let is_there = || arena.alive().iter().any(|seen| seen.command == format!("{nodemon_text} 65"));
+    wait_until("the live run's server", PATIENCE, || is_there().then_some(()));
     let foreign = lariat_testkit::is_root().then(|| {
         let command = arena.command(&nodemon).arg("66").dir(stack.dir());
         start(command.as_user(12_345, 12_345))
@@ -173,6 +175,9 @@ fn a_server_of_the_project_is_offered_and_a_stranger_is_not() {
     let swept = stack.run(&arena, &["sweep", "--possible"]).expect(0);
     assert!(!offered.iter().any(Running::is_alive), "{}", said(&swept));
     assert!(ignored.iter().chain(&foreign).all(Running::is_alive), "a stranger was ended");
+    assert!(live.is_alive() && is_there(), "a live run was touched");
+    live.signal(libc::SIGTERM);
+    live.wait();
     offered.iter().for_each(|running| drop(running.wait()));
     ignored.iter().chain(&foreign).for_each(end);
     arena.finish();
@@ -185,6 +190,7 @@ fn a_stranger_with_the_number_of_our_session_is_only_possible() {
     let (stack, facts) = project(&arena, "project", "alone", "--manner stubborn");
     let up = stack.up(&arena);
     facts.wait_for("ready");
+    crash::wait_ledger(&stack, facts.pid("leader"));
     crash(&arena, &[&up]);
     let leader = Seen::of(facts.pid("leader")).expect("it is left");
     leader.kill();
@@ -264,7 +270,8 @@ fn a_run_that_is_alive_is_alive_without_its_project() {
     let (stack, facts) = project(&arena, "project", "daemon", "");
     let up = stack.up(&arena);
     facts.wait_for("ready");
-    fs::remove_dir_all(stack.dir()).expect("it is ours");
+    // Moved away in one step: it is being written to.
+    fs::rename(stack.dir(), arena.dir().join("gone")).expect("it is ours");
     let path = stack.dir().to_str().expect("a plain path").to_owned();
     let swept = lariat(&arena, &["sweep", "--yes", "--possible", &path]).run().expect(0);
     assert!(said(&swept).contains("is alive"), "{}", said(&swept));

@@ -89,6 +89,15 @@ pub(crate) fn at_runtime(arena: &Arena) -> Vec<PathBuf> {
     names_in(&directory(arena, "XDG_RUNTIME_DIR").join("lariat"))
 }
 
+/// Waits until the ledger names a leader: changes gather for some milliseconds before they are written.
+#[track_caller]
+pub(crate) fn wait_ledger(stack: &Stack, leader: i32) {
+    let ledger = stack.dir().join(".lariat/run.json");
+    let is_named =
+        || fs::read_to_string(&ledger).is_ok_and(|text| text.contains(&format!("\"pid\": {leader},")));
+    wait_until("the ledger", PATIENCE, || is_named().then_some(()));
+}
+
 /// Waits until commands have been written down: that is done right after they were started.
 #[track_caller]
 pub(crate) fn wait_records(arena: &Arena, count: usize) {

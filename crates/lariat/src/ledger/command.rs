@@ -310,7 +310,9 @@ mod tests {
         let runtime = tempfile::tempdir().unwrap();
         let dirs = UserDirs { runtime: Some(runtime.path().to_owned()), ..UserDirs::default() };
         let me = Identity::current();
-        let cast = Cast { supervisor: me, keeper: me, leader: me, has_session: false };
+        // Not ourselves: a test may lead the group that it is in.
+        let leader = Identity { pid: i32::MAX, start: 1 };
+        let cast = Cast { supervisor: me, keeper: me, leader, has_session: false };
         let ledger = CommandLedger::choose(&dirs, None).unwrap();
         ledger.write(cast, StopPlan::default(), vec!["/bin/true".into()], "/p".into()).unwrap();
         let lariat = runtime.path().join("lariat");
