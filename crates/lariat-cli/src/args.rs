@@ -6,6 +6,7 @@
 pub(crate) mod port;
 pub(crate) mod run;
 pub(crate) mod stack;
+pub(crate) mod sweep;
 
 use std::path::PathBuf;
 
@@ -58,6 +59,7 @@ pub(crate) enum Command {
     Up(stack::UpArgs),
     Down(stack::DownArgs),
     Ps(stack::PsArgs),
+    Sweep(sweep::SweepArgs),
     Logs(stack::LogsArgs),
     Start(stack::StartArgs),
     Stop(stack::StopArgs),

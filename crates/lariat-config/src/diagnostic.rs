@@ -117,7 +117,7 @@ codes! {
     Ready "ready" "A readiness check that is none, or more than one."
     Address "address" "An address that lariat cannot connect to."
     Url "url" "A URL that lariat cannot ask."
-    Pattern "pattern" "A regular expression that does not compile."
+    Pattern "pattern" "A regular expression that does not compile, or a pattern of commands that is none."
     Scope "scope" "An unknown scope of a stop signal."
     Isolation "isolation" "An unknown isolation."
     Restart "restart" "A restart policy that is none, or contradicts the rest."

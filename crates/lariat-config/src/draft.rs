@@ -9,6 +9,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use lariat::ledger::recover::patterns::CommandPattern;
 use lariat::service::spec::{
     CommandSpec, Condition, DEADLINE_DEFAULT, Dependency, Isolation, PortSpec, ReadySpec, RestartSpec,
     ServiceName, ServiceSpec, StackSpec, StopSpec,
@@ -80,12 +81,13 @@ impl ServiceDraft {
 }
 
 /// A stack as it was read.
-#[derive(Clone, Debug)]
+#[derive(Clone, Default, Debug)]
 pub(crate) struct StackDraft {
     pub(crate) name: Option<String>,
     pub(crate) deadline: Option<At<Duration>>,
     pub(crate) env: BTreeMap<OsString, OsString>,
     pub(crate) services: Vec<ServiceDraft>,
+    pub(crate) sweep: Vec<CommandPattern>,
 }
 
 impl StackDraft {
@@ -122,6 +124,7 @@ impl StackDraft {
             root: origin.root.clone(),
             deadline,
             services: services.collect(),
+            sweep: self.sweep,
         };
         Ok(Loaded { spec, warnings: sink.finish() })
     }

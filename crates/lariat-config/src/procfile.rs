@@ -43,7 +43,7 @@ pub(crate) fn read(text: &str, sink: &mut Sink) -> StackDraft {
         let message = format!("{} has no service", sink.source().file.display());
         sink.add(Severity::Error, Code::Empty, message).help("add a line such as `web: npm run dev`");
     }
-    StackDraft { name: None, deadline: None, env: BTreeMap::new(), services }
+    StackDraft { services, ..StackDraft::default() }
 }
 
 /// Reads one line that is not empty. `start` is its place in the text.

@@ -20,6 +20,16 @@ pub fn parent_pid() -> i32 {
     unsafe { libc::getppid() }
 }
 
+/// Returns the calling process's session; `None` where the kernel does not say.
+pub fn session() -> Option<i32> {
+    rustix::process::getsid(None).ok().map(|session| session.as_raw_nonzero().get())
+}
+
+/// Returns the calling process's process group.
+pub fn group() -> i32 {
+    rustix::process::getpgrp().as_raw_nonzero().get()
+}
+
 /// Returns the effective user id.
 pub fn effective_user() -> u32 {
     rustix::process::geteuid().as_raw()

@@ -17,8 +17,10 @@ use crate::identity::Identity;
 use crate::signal::SignalSet;
 use crate::{Errno, Result};
 
+mod descriptors;
 mod text;
 
+pub use descriptors::{Open, visit_descriptors};
 pub use text::{Comm, State};
 
 /// The most bytes of a `cmdline`, `environ` or `status` that are read; the kernel's own limit for arguments and
@@ -194,6 +196,16 @@ pub fn pids() -> Result<Vec<i32>> {
     let mut pids = Vec::with_capacity(256);
     numbers_in_dir(c"/proc", &mut pids)?;
     Ok(pids)
+}
+
+/// Returns the number that was given out last in our pid namespace, to a process or a thread. Whoever lives for so short
+/// that no list of all processes is read in time is found by trying the numbers up to this one.
+pub fn newest() -> Result<i32> {
+    let mut text = [0; 128];
+    let length = read_file(c"/proc/loadavg", &mut text)?;
+    // Load three times, running and all, the number.
+    let words = text.get(..length).unwrap_or_default().split(u8::is_ascii_whitespace);
+    words.filter(|word| !word.is_empty()).nth(4).and_then(text::number).ok_or(Errno::BADMSG)
 }
 
 /// Returns the number that we have in the pid namespace that `/proc` shows: our pid, unless it shows another one.
@@ -412,6 +424,15 @@ mod tests {
             arguments.push(0);
         }
         assert_eq!(cmdline(pid).unwrap().unwrap(), arguments);
+    }
+
+    #[test]
+    fn the_newest_number_is_not_older_than_a_new_process() {
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let (newest, pid) = (newest().unwrap(), i32::try_from(child.id()).unwrap());
+        child.wait().unwrap();
+        // Numbers begin anew at their limit, which may be in this very moment.
+        assert!(newest >= pid || newest < pid / 2, "{newest} {pid}");
     }
 
     #[test]

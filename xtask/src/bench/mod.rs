@@ -15,6 +15,7 @@ mod sample;
 mod stack;
 mod start;
 mod stop;
+mod sweep;
 mod tree;
 
 use std::io::{BufRead as _, BufReader};
@@ -50,6 +51,7 @@ const PARTS: &[(&str, Part)] = &[
     ("idle", idle::measure),
     ("start", start::measure),
     ("port", port::measure),
+    ("sweep", sweep::measure),
 ];
 
 /// What every part needs to know.

@@ -55,12 +55,19 @@ pub(crate) struct DownArgs {
 }
 
 /// Show the services of the run: state, readiness, pid, port, restarts, age
+///
+/// With `--all`, every run of yours on this machine instead: stacks and commands, where each was started, how old it is,
+/// whether it is alive, and what is left of those that are not.
 #[derive(Args, Clone, PartialEq, Eq, Debug)]
 #[command(after_help = "\
 Examples:
   lariat ps
+  lariat ps --all
   lariat ps --json | jq -r '.services[] | select(.state != \"ready\") | .name'")]
 pub(crate) struct PsArgs {
+    /// Every run of yours on this machine
+    #[arg(short, long)]
+    pub(crate) all: bool,
     /// One JSON object
     #[arg(long)]
     pub(crate) json: bool,
@@ -169,6 +176,7 @@ mod tests {
             "up web api -d -f x.toml --yes",
             "down --force --yes --json",
             "ps --json",
+            "ps --all --json",
             "logs web -f -n 5 --json --time",
             "start web --json",
             "stop web",

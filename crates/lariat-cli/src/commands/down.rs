@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use lariat::api::{Answer, Client, ClientError, Request};
 use lariat::shutdown::report::Report;
-use lariat::supervisor::recovery::{self, Access, LiveRun, Past};
+use lariat::supervisor::recovery::{Access, LiveRun, Past};
 use lariat_keeper::contain::lineage::signal_identity;
 use lariat_sys::pidfd::PidFd;
 use lariat_sys::signal::Signal;
@@ -30,8 +30,7 @@ pub(crate) fn run(args: &DownArgs, output: &mut Output) -> Result<ExitCode, Fail
     let root = live::project_root()?;
     let mut signals = None;
     loop {
-        let past = recovery::look(&root, Access::Open).map_err(past::ledger_failure)?;
-        let report = match past {
+        let report = match past::look(&root, Access::Open)? {
             Past::Absent => return Err(live::no_run(&root)),
             Past::Nothing { notes, .. } => {
                 notes.iter().for_each(|note| output.note(&format!("note: {}", harmless(note))));

@@ -22,13 +22,17 @@ use crate::settings;
 /// There is neither.
 pub(crate) fn project_root() -> Result<PathBuf, Failure> {
     let here = settings::working_directory()?;
+    project_of(&here).ok_or_else(|| no_run(&here))
+}
+
+/// Returns the project that an absolute directory is in, itself or above.
+pub(crate) fn project_of(here: &Path) -> Option<PathBuf> {
     let has_state = |directory: &&Path| directory.join(STATE_DIR).is_dir();
     let state = here.ancestors().find(has_state).map(Path::to_owned);
-    let file = settings::config_file(None).ok().map(|file| here.join(file));
+    let file = lariat_config::find(here).ok();
     let configured = file.as_deref().and_then(Path::parent).map(Path::to_owned);
     // Both are above us, so the longer path is the nearer one.
-    let nearest = [state, configured].into_iter().flatten().max_by_key(|root| root.components().count());
-    nearest.ok_or_else(|| no_run(&here))
+    [state, configured].into_iter().flatten().max_by_key(|root| root.components().count())
 }
 
 /// Says that there is no run.

@@ -2,6 +2,7 @@
 
 mod check;
 mod completions;
+mod consent;
 mod down;
 mod init;
 mod live;
@@ -10,9 +11,11 @@ mod man;
 mod past;
 pub(crate) mod port;
 mod ps;
+mod ps_all;
 pub(crate) mod run;
 mod service;
 mod show;
+mod sweep;
 mod up;
 
 use crate::args::Command;
@@ -25,7 +28,9 @@ pub(crate) fn dispatch(command: &Command, output: &mut Output) -> Result<ExitCod
         Command::Run(args) => run::run(args),
         Command::Up(args) => up::run(args, output),
         Command::Down(args) => down::run(args, output),
+        Command::Ps(args) if args.all => ps_all::run(args, output),
         Command::Ps(args) => ps::run(args, output),
+        Command::Sweep(args) => sweep::run(args, output),
         Command::Logs(args) => logs::run(args, output),
         Command::Start(args) => service::start(&args.order, output),
         Command::Stop(args) => service::stop(&args.order, output),

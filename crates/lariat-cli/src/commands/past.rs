@@ -1,20 +1,20 @@
 //! What the last run left: shown, waited for, ended after a yes.
 
-use std::io::Write;
 use std::os::fd::AsFd;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use lariat::ledger::index::RunIndex;
 use lariat::ledger::recover::Found;
 use lariat::service::spec::StackSpec;
-use lariat::shutdown::found::why_in_words;
-use lariat::shutdown::report::Report;
+use lariat::shutdown::found::reason_in_words;
+use lariat::shutdown::report::{HeldPort, Report};
 use lariat::shutdown::verify;
-use lariat::supervisor::recovery::{self, Access, Crashed, Finishing, Past, Waited};
+use lariat::supervisor::recovery::{self, Access, Crashed, Finishing, Others, Past, Waited};
+use lariat::supervisor::runs::Runs;
 use lariat_keeper::stop::KILL_LIMIT;
-use lariat_sys::files;
-use lariat_sys::poll::{PollFd, PollFlags, poll};
 
+use super::consent::{Answer, Default, ask};
 use super::show::{duration, harmless, report};
 use super::up::{Signals, user_dirs};
 use crate::exit_code::ExitCode;
@@ -23,9 +23,9 @@ use crate::output::{Failure, Output};
 /// Processes that are listed at most; the others are counted.
 const LISTED_MAX: usize = 30;
 /// The grace period of what a crash left, where the ledger does not say what was configured.
-pub(super) const GRACE: Duration = Duration::from_secs(10);
+pub(crate) const GRACE: Duration = Duration::from_secs(10);
 /// How long keepers have beyond the longest grace period and their own killing.
-const KEEPERS_BEYOND: Duration = Duration::from_secs(5);
+pub(crate) const KEEPERS_BEYOND: Duration = Duration::from_secs(5);
 
 /// Makes sure that nothing of an earlier run is in the way: waits for keepers, and ends after a yes what a crash left.
 ///
@@ -39,8 +39,7 @@ pub(crate) fn clear(
 ) -> Result<(), Failure> {
     // Each turn either ends here or has brought it one step further; a run that begins in between is alive then.
     loop {
-        let past = recovery::look(&spec.root, Access::Create).map_err(ledger_failure)?;
-        match past {
+        match look(&spec.root, Access::Create)? {
             Past::Absent => return Ok(()),
             Past::Nothing { notes, .. } => {
                 notes.iter().for_each(|note| output.note(&format!("note: {}", harmless(note))));
@@ -61,6 +60,20 @@ pub(crate) fn clear(
             }
         }
     }
+}
+
+/// Looks what became of the project's last run. Other runs of the user are asked for only where there is something to
+/// end, since their projects may be on a disk that does not answer.
+pub(crate) fn look(root: &Path, access: Access) -> Result<Past, Failure> {
+    let dirs = user_dirs();
+    let listed = dirs.runs().and_then(|directory| RunIndex::at(&directory).list().ok());
+    let others = Others { listed: listed.unwrap_or_default(), ..Others::default() };
+    Ok(match recovery::look_beside(root, access, &others).map_err(ledger_failure)? {
+        Past::Crashed(crashed) if !crashed.findings().is_empty() => {
+            Past::Crashed(Box::new(crashed.look(&Runs::read(&dirs).living())))
+        }
+        past => past,
+    })
 }
 
 /// Waits for the keepers of a dead supervisor.
@@ -107,73 +120,46 @@ pub(crate) fn end(
 fn show(crashed: &Crashed, output: &mut Output) {
     let findings = crashed.findings();
     output.note(&format!("run {} did not end by itself; this is left of it:", crashed.run()));
-    list(&findings.certain, output);
+    lines(&findings.certain).iter().for_each(|line| output.note(line));
     for port in verify::held_ports(&crashed.ports(), crashed.run().as_str(), &findings.certain) {
-        output.note(&format!(
-            "  port {} of {} is held by {}",
-            port.port,
-            port.service,
-            harmless(&port.holder)
-        ));
+        output.note(&port_line(&port));
     }
     for found in &findings.possible {
-        let (pid, why) = (found.identity.pid, why_in_words(found.why));
-        output
-            .note(&format!("  possibly also {pid} `{}`: {why}; it is left alone", harmless(&found.command)));
+        let (pid, why) = (found.identity.pid, reason_in_words(found));
+        let command = harmless(&found.command);
+        output.note(&format!(
+            "  possibly also {pid} `{command}`: {why}; it is left alone, `lariat sweep` asks about it"
+        ));
     }
 }
 
-/// Lists processes that are left of a run.
-pub(super) fn list(left: &[Found], output: &mut Output) {
-    for found in left.iter().take(LISTED_MAX) {
-        let service = found.service.as_ref().map(|service| format!(" {service}")).unwrap_or_default();
+/// Returns a line for each of the first processes, and one that counts the others.
+pub(crate) fn lines(found: &[Found]) -> Vec<String> {
+    let line = |found: &Found| {
+        let service = found.service.as_ref().map(|service| format!(" {}", harmless(service)));
         let (pid, age) = (found.identity.pid, duration(found.age));
-        let (command, why) = (harmless(&found.command), why_in_words(found.why));
-        output.note(&format!("  {pid}{service} `{command}`, {age} old: {why}"));
-    }
-    if left.len() > LISTED_MAX {
-        output.note(&format!("  and {} more", left.len() - LISTED_MAX));
-    }
+        let (command, why) = (harmless(&found.command), reason_in_words(found));
+        format!("  {pid}{} `{command}`, {age} old: {why}", service.unwrap_or_default())
+    };
+    let more = found.len().saturating_sub(LISTED_MAX);
+    let more = (more > 0).then(|| format!("  and {more} more"));
+    found.iter().take(LISTED_MAX).map(line).chain(more).collect()
+}
+
+/// Says who holds a port.
+pub(crate) fn port_line(port: &HeldPort) -> String {
+    format!("  port {} of {} is held by {}", port.port, port.service, harmless(&port.holder))
 }
 
 /// Asks on the terminal; yes is the default. Without a terminal only `--yes` is a yes.
-pub(super) fn consent(yes: bool, what: &str, signals: &Signals) -> Result<(), Failure> {
-    if yes {
-        return Ok(());
-    }
-    let refused = |message: &str| {
-        Failure::new(ExitCode::Consent, message.to_owned()).hint("`--yes` ends it without asking")
+pub(crate) fn consent(yes: bool, what: &str, signals: &Signals) -> Result<(), Failure> {
+    let answer = if yes { Answer::Yes } else { ask("End all of it?", Default::Yes, signals) };
+    let message = match answer {
+        Answer::Yes => return Ok(()),
+        Answer::No => format!("{what} was not ended"),
+        Answer::Nobody => format!("{what} was not ended: nobody can be asked"),
     };
-    let not_ended = format!("{what} was not ended");
-    let Ok(terminal) = files::open_tty() else {
-        return Err(refused(&format!("{not_ended}: nobody can be asked")));
-    };
-    let mut terminal = std::fs::File::from(terminal);
-    let asked = terminal.write_all(b"End all of it? [Y/n] ");
-    asked.map_err(|_| refused("the terminal does not take a question"))?;
-    let mut line = Vec::new();
-    while !line.contains(&b'\n') {
-        let mut fds = [
-            PollFd::from_borrowed_fd(terminal.as_fd(), PollFlags::IN),
-            PollFd::from_borrowed_fd(signals.queue.as_fd(), PollFlags::IN),
-        ];
-        let _ = poll(&mut fds, None);
-        let is_signalled = !fds[1].revents().is_empty();
-        if is_signalled && signals.asks_to_end() {
-            return Err(refused(&not_ended));
-        }
-        if !fds[0].revents().is_empty() {
-            let mut buffer = [0; 64];
-            match std::io::Read::read(&mut terminal, &mut buffer) {
-                Ok(0) | Err(_) => return Err(refused("the terminal closed before an answer came")),
-                Ok(n) => line.extend_from_slice(&buffer[..n]),
-            }
-        }
-    }
-    match line.trim_ascii().to_ascii_lowercase().as_slice() {
-        b"" | b"y" | b"yes" => Ok(()),
-        _ => Err(refused(&not_ended)),
-    }
+    Err(Failure::new(ExitCode::Consent, message).hint("`--yes` ends it without asking"))
 }
 
 /// Says that a run is in the way.

@@ -243,11 +243,13 @@ impl Driver<'_> {
     /// Writes down who takes part. A disk that is full, or a directory that is not ours, stops no command.
     fn write_record(&self, leader: Identity) {
         if let (Some(ledger), Some(keeper)) = (&self.options.ledger, &self.keeper) {
-            let cast = Cast { supervisor: Identity::current(), keeper: keeper.identity(), leader };
+            let has_session = !self.shares_group;
+            let cast =
+                Cast { supervisor: Identity::current(), keeper: keeper.identity(), leader, has_session };
             let command =
                 self.options.command.iter().map(|word| word.to_string_lossy().into_owned()).collect();
             let dir = std::env::current_dir().unwrap_or_default();
-            let _ = ledger.write(cast, command, dir);
+            let _ = ledger.write(cast, self.stop, command, dir);
         }
     }
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 
+use lariat::ledger::recover::patterns::CommandPattern;
 use toml::de::{DeTable, DeValue};
 
 use super::node::{self, Keys, Node};
@@ -13,7 +14,7 @@ use crate::draft::{At, StackDraft};
 use crate::suggest::quoted;
 
 const TOP: Keys = Keys {
-    known: &["stack", "service"],
+    known: &["stack", "service", "sweep"],
     guessed: &[
         ("services", "service"),
         ("processes", "service"),
@@ -23,8 +24,10 @@ const TOP: Keys = Keys {
         ("app", "service"),
         ("project", "stack"),
         ("lariat", "stack"),
+        ("cleanup", "sweep"),
     ],
     elsewhere: &[
+        ("patterns", "put `[sweep]` above it"),
         ("run", "a command belongs to a service: put `[service.NAME]` above it"),
         ("port", "a port belongs to a service: put `[service.NAME]` above it"),
         ("name", "put `[stack]` above it"),
@@ -49,15 +52,31 @@ const STACK: Keys = Keys {
     ],
 };
 
+const SWEEP: Keys = Keys {
+    known: &["patterns"],
+    guessed: &[("pattern", "patterns"), ("match", "patterns"), ("commands", "patterns")],
+    elsewhere: &[],
+};
+/// How a key of `[sweep]` is written.
+const SWEEP_EXAMPLE: &str = "patterns = [\"my-server --dev\"]";
+
 /// Reads the whole tree.
 pub(super) fn read(tree: &DeTable<'_>, sink: &mut Sink) -> StackDraft {
     node::only(tree, &TOP, "the file", sink);
-    let mut stack = StackDraft { name: None, deadline: None, env: BTreeMap::new(), services: Vec::new() };
+    let mut stack = StackDraft::default();
     if let Some(found) = node::get(tree, "stack") {
         match found.get_ref() {
             DeValue::Table(table) => settings(table, &mut stack, sink),
             _ => {
                 node::wrong_type(sink, "stack", found, "a table", "[stack]");
+            }
+        }
+    }
+    if let Some(found) = node::get(tree, "sweep") {
+        match found.get_ref() {
+            DeValue::Table(table) => stack.sweep = sweep(table, sink),
+            _ => {
+                node::wrong_type(sink, "sweep", found, "a table", "[sweep]");
             }
         }
     }
@@ -90,6 +109,33 @@ fn settings(table: &DeTable<'_>, stack: &mut StackDraft, sink: &mut Sink) {
     if let Some(found) = node::get(table, "env") {
         stack.env = env(found, "[stack]", sink);
     }
+}
+
+/// Reads what `lariat sweep` is to offer besides the commands that it knows.
+fn sweep(table: &DeTable<'_>, sink: &mut Sink) -> Vec<CommandPattern> {
+    node::only(table, &SWEEP, "`[sweep]`", sink);
+    let Some(found) = node::get(table, "patterns") else { return Vec::new() };
+    let DeValue::Array(list) = found.get_ref() else {
+        let error = node::wrong_type(sink, "patterns", found, "a list of commands", SWEEP_EXAMPLE);
+        if matches!(found.get_ref(), DeValue::String(_)) {
+            let written = error.source.text[error.source.clamp(&found.span())].to_owned();
+            error.fix("if there is only one, write", found.span(), format!("[{written}]"));
+        }
+        return Vec::new();
+    };
+    let mut patterns = Vec::new();
+    for node in list {
+        let Some(text) = node::free_string(sink, "patterns", node, SWEEP_EXAMPLE) else { continue };
+        match CommandPattern::new(text.value) {
+            Ok(pattern) => patterns.push(pattern),
+            Err(problem) => {
+                let message = format!("{} is no pattern of a command", quoted(text.value));
+                sink.error(Code::Pattern, message, text.span, problem.to_string())
+                    .help("name a program, then the arguments that tell it apart: `\"my-server --dev\"`");
+            }
+        }
+    }
+    patterns
 }
 
 fn services(table: &DeTable<'_>, stack: &mut StackDraft, sink: &mut Sink) {

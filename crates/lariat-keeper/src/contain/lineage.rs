@@ -290,7 +290,8 @@ pub fn life(stat: &Stat) -> Life {
 
 /// A keeper is known by its kernel name and its overwritten arguments together. A service that fakes both only loses
 /// its own grace period: it is not told, and killed like everybody at the end.
-fn is_keeper(stat: &Stat) -> bool {
+#[must_use]
+pub fn is_keeper(stat: &Stat) -> bool {
     let name = KEEPER_COMM.as_bytes();
     stat.comm.as_bytes().starts_with(name)
         && matches!(procfs::cmdline(stat.pid), Ok(Some(line)) if line.starts_with(name))

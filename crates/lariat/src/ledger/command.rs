@@ -6,14 +6,19 @@
 
 use std::fs;
 use std::io::{self, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use lariat_keeper::stop::StopPlan;
 use lariat_sys::identity::{BootId, Identity};
+use lariat_sys::process;
+use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 
-use super::index::{UserDirs, error};
-use super::record::{ProcessRecord, RunId};
+use super::index::{RuntimeDir, UserDirs, error};
+use super::record::{LeftRecord, ProcessRecord, RunId, StopRecord, pid_namespace};
+use super::recover::{Clues, LeaderClue, place};
 use super::{LedgerError, read_limited};
 use crate::clock;
 
@@ -37,6 +42,21 @@ pub struct CommandRecord {
     pub keeper: ProcessRecord,
     /// The command itself.
     pub leader: ProcessRecord,
+    /// The command's session: its own, or the shell's that lariat was started from.
+    #[serde(default)]
+    pub session: Option<i32>,
+    /// The command's process group: its own, or the one that lariat is in.
+    #[serde(default)]
+    pub pgrp: Option<i32>,
+    /// The inode of the pid namespace, outside of which the numbers mean something else.
+    #[serde(default)]
+    pub pid_namespace: Option<u64>,
+    /// How it is stopped, for whoever has to do it after a crash.
+    #[serde(default)]
+    pub stop: Option<StopRecord>,
+    /// Who could not be ended after a crash.
+    #[serde(default)]
+    pub left: Vec<LeftRecord>,
     /// What was executed; what is not UTF-8 is shown with U+FFFD.
     pub command: Vec<String>,
     /// Where.
@@ -54,6 +74,140 @@ pub struct Cast {
     pub keeper: Identity,
     /// The command itself.
     pub leader: Identity,
+    /// The command leads a session and a process group of its own.
+    pub has_session: bool,
+}
+
+/// What was found in place of a record.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Loaded {
+    /// The record.
+    Record(Box<CommandRecord>),
+    /// A file of a newer version that cannot be understood.
+    Newer,
+    /// It cannot be understood. The file's name says which run it was.
+    Damaged(String),
+}
+
+/// A record's file.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct CommandFile {
+    /// The run, by the file's name.
+    pub run: RunId,
+    /// Where it is.
+    pub path: PathBuf,
+    /// What is in it.
+    pub loaded: Loaded,
+}
+
+/// The largest record that is read, in bytes. A command line has 2 MiB at most, and all of it may need escapes.
+const RECORD_BYTES_MAX: u64 = 16 << 20;
+/// A record that cannot be understood and is younger than this may be in the middle of being written.
+const WRITTEN_WITHIN: Duration = Duration::from_secs(2);
+
+/// Returns the records in a directory, ordered by run. What is no record by its name is left out, and so is one that is
+/// gone before it is read.
+///
+/// # Errors
+/// When the directory cannot be read.
+pub fn list(directory: &RuntimeDir) -> Result<Vec<CommandFile>, LedgerError> {
+    let failed = |cause: io::Error| error("read", &directory.path, cause);
+    let mut found = Vec::new();
+    for entry in fs::read_dir(&directory.path).map_err(failed)? {
+        let path = entry.map_err(failed)?.path();
+        let name =
+            path.file_name().and_then(|name| name.to_str()).and_then(|name| name.strip_suffix(".json"));
+        let Some(run) = name.and_then(|name| RunId::try_from(name.to_owned()).ok()) else { continue };
+        let mut options = fs::OpenOptions::new();
+        let opened = options.read(true).custom_flags(no_link()).open(&path);
+        let Ok(file) = opened else { continue };
+        let is_new = file.metadata().and_then(|found| found.modified()).is_ok_and(|at| {
+            // A time in the future is no age.
+            at.elapsed().is_ok_and(|age| age < WRITTEN_WITHIN)
+        });
+        let Ok(bytes) = read_limited(file, RECORD_BYTES_MAX) else { continue };
+        let loaded = parse(&bytes, &run);
+        if !(is_new && matches!(loaded, Loaded::Damaged(_))) {
+            found.push(CommandFile { run, path, loaded });
+        }
+    }
+    found.sort_by(|a, b| a.run.cmp(&b.run));
+    Ok(found)
+}
+
+fn no_link() -> i32 {
+    i32::try_from((OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY).bits()).unwrap_or_default()
+}
+
+/// Makes a record of the bytes of a file. Pure; never panics, whatever the bytes.
+#[must_use]
+pub fn parse(bytes: &[u8], run: &RunId) -> Loaded {
+    #[derive(Deserialize)]
+    struct Versioned {
+        version: u32,
+    }
+    match serde_json::from_slice::<CommandRecord>(bytes) {
+        Ok(record) if record.run == *run => Loaded::Record(Box::new(record)),
+        Ok(record) => Loaded::Damaged(format!("it is of another run, {}", record.run)),
+        Err(problem) => match serde_json::from_slice::<Versioned>(bytes) {
+            Ok(Versioned { version }) if version > COMMAND_RECORD_VERSION => Loaded::Newer,
+            _ => Loaded::Damaged(problem.to_string()),
+        },
+    }
+}
+
+impl CommandRecord {
+    /// Makes clues of the record. The mark is one only where it is this run's own: that of a run around it is carried by
+    /// all of that run.
+    #[must_use]
+    pub fn clues(&self, home: Option<&Path>) -> Clues {
+        let leader = LeaderClue {
+            service: self.name(),
+            leader: self.leader.into(),
+            // In front of a terminal these are the shell's, and their other members strangers.
+            has_own_session: self.session == Some(self.leader.pid),
+            has_own_group: self.pgrp == Some(self.leader.pid),
+            output: None,
+        };
+        Clues {
+            has_mark: self.marker == self.run,
+            boot: Some(self.boot.clone()),
+            pid_namespace: self.pid_namespace,
+            leaders: vec![leader],
+            left: self.left.iter().map(LeftRecord::identity).collect(),
+            spared: vec![self.supervisor.into(), self.keeper.into()],
+            began: Some(self.supervisor.start),
+            // Nearly everything of a person's is below home.
+            place: place(&self.dir).filter(|dir| Some(dir.as_path()) != home),
+            ..Clues::mark_only(self.run.clone())
+        }
+    }
+
+    /// Returns the name of the program.
+    #[must_use]
+    pub fn name(&self) -> String {
+        let program = self.command.first().map(Path::new);
+        program.and_then(Path::file_name).map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
+    }
+
+    /// Replaces the record in this file by one that names who could not be ended.
+    ///
+    /// # Errors
+    /// When the file cannot be replaced.
+    pub fn rewrite(&self, path: &Path) -> Result<(), LedgerError> {
+        let new = path.with_extension("new");
+        let text =
+            serde_json::to_string(self).map_err(|cause| error("write", path, io::Error::other(cause)))?;
+        // What a crash left under this name is worthless.
+        let _ = fs::remove_file(&new);
+        write_new(&new, &text).map_err(|cause| error("write", &new, cause))?;
+        fs::rename(&new, path).map_err(|cause| error("rename", &new, cause))
+    }
+}
+
+fn write_new(path: &Path, text: &str) -> io::Result<()> {
+    let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    file.write_all(format!("{text}\n").as_bytes())
 }
 
 /// The place of one record, chosen before the command starts.
@@ -99,8 +253,15 @@ impl CommandLedger {
     ///
     /// # Errors
     /// When the boot id cannot be read or the file not be written. The command goes on without a record.
-    pub fn write(&self, cast: Cast, command: Vec<String>, dir: PathBuf) -> Result<(), LedgerError> {
+    pub fn write(
+        &self,
+        cast: Cast,
+        stop: StopPlan,
+        command: Vec<String>,
+        dir: PathBuf,
+    ) -> Result<(), LedgerError> {
         let failed = |cause: io::Error| error("write", &self.path, cause);
+        let own = |other: Option<i32>| if cast.has_session { Some(cast.leader.pid) } else { other };
         let record = CommandRecord {
             version: COMMAND_RECORD_VERSION,
             run: self.run.clone(),
@@ -109,14 +270,17 @@ impl CommandLedger {
             supervisor: cast.supervisor.into(),
             keeper: cast.keeper.into(),
             leader: cast.leader.into(),
+            session: own(process::session()),
+            pgrp: own(Some(process::group())),
+            pid_namespace: pid_namespace(),
+            stop: Some(StopRecord::new(stop.signal, stop.grace)),
+            left: Vec::new(),
             command,
             dir,
             started_unix_ms: clock::unix_millis(),
         };
         let text = serde_json::to_string(&record).map_err(|cause| failed(io::Error::other(cause)))?;
-        let mut options = fs::OpenOptions::new();
-        let mut file = options.write(true).create_new(true).mode(0o600).open(&self.path).map_err(failed)?;
-        file.write_all((text + "\n").as_bytes()).map_err(failed)
+        write_new(&self.path, &text).map_err(failed)
     }
 
     /// Removes the record, if it is there. The directory stays.
@@ -124,36 +288,6 @@ impl CommandLedger {
         // What cannot be removed names identities that are dead, which is all that it can do.
         let _ = fs::remove_file(&self.path);
     }
-}
-
-/// The largest record that is read, in bytes.
-const RECORD_BYTES_MAX: u64 = 1024 * 1024;
-
-/// Makes a record of the bytes of a file; `None` for what is none. Never panics, whatever the bytes.
-#[must_use]
-pub fn parse(bytes: &[u8]) -> Option<CommandRecord> {
-    serde_json::from_slice(bytes).ok()
-}
-
-/// Returns the records that are in the user's runtime directories; what is none is left out. Makes no directory, and reads
-/// in none that is somebody else's.
-#[must_use]
-pub fn list(dirs: &UserDirs) -> Vec<CommandRecord> {
-    let mut records = Vec::new();
-    let is_ours = |directory: &PathBuf| {
-        let user = lariat_sys::process::effective_user();
-        fs::symlink_metadata(directory)
-            .is_ok_and(|found| found.is_dir() && found.uid() == user && found.mode() & 0o077 == 0)
-    };
-    for directory in dirs.at_runtime_dirs().into_iter().filter(is_ours) {
-        for path in fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.path()) {
-            if path.extension().is_some_and(|extension| extension == "json") {
-                let bytes = fs::File::open(&path).and_then(|file| read_limited(file, RECORD_BYTES_MAX));
-                records.extend(bytes.ok().and_then(|bytes| parse(&bytes)));
-            }
-        }
-    }
-    records
 }
 
 #[cfg(test)]
@@ -168,14 +302,78 @@ mod tests {
         let ledger = CommandLedger::choose(&dirs, Some(outer.clone())).unwrap();
         assert_eq!(ledger.marker(), &outer);
         let me = Identity::current();
-        let cast = Cast { supervisor: me, keeper: me, leader: me };
-        ledger.write(cast, vec!["true".into()], "/".into()).unwrap();
+        let cast = Cast { supervisor: me, keeper: me, leader: me, has_session: true };
+        ledger.write(cast, StopPlan::default(), vec!["true".into()], "/".into()).unwrap();
         let record: CommandRecord = serde_json::from_slice(&fs::read(ledger.path()).unwrap()).unwrap();
         assert_eq!((record.marker.clone(), Identity::from(record.leader)), (outer, me));
-        fs::write(ledger.path().with_file_name("other.json"), "{").unwrap();
-        assert_eq!(list(&dirs).iter().filter(|found| found.run == record.run).count(), 1);
         ledger.remove();
         assert!(!ledger.path().exists());
         ledger.remove();
+    }
+
+    #[test]
+    fn what_is_in_the_directory_is_listed() {
+        let runtime = tempfile::tempdir().unwrap();
+        let dirs = UserDirs { runtime: Some(runtime.path().to_owned()), ..UserDirs::default() };
+        let me = Identity::current();
+        // Not ourselves: a test may lead the group that it is in.
+        let leader = Identity::new(i32::MAX, 1);
+        let cast = Cast { supervisor: me, keeper: me, leader, has_session: false };
+        let ledger = CommandLedger::choose(&dirs, None).unwrap();
+        ledger.write(cast, StopPlan::default(), vec!["/bin/true".into()], "/p".into()).unwrap();
+        let lariat = runtime.path().join("lariat");
+        let name = |name: &str| lariat.join(name);
+        let damaged = "00000000000000aa.json";
+        fs::write(name(damaged), "{\"version\":1,").unwrap();
+        fs::write(name("00000000000000bb.json"), "{\"version\":9,\"run\":[]}").unwrap();
+        fs::write(name("00000000000000cc.sock"), "").unwrap();
+        std::os::unix::fs::symlink(ledger.path(), name("00000000000000dd.json")).unwrap();
+        let listed = || {
+            let directories = dirs.at_runtime_all();
+            let ours = directories.iter().find(|dir| dir.path == lariat).unwrap();
+            list(ours).unwrap()
+        };
+        // It may be in the middle of being written.
+        assert!(listed().iter().all(|file| file.path != name(damaged)));
+        let long_ago = std::time::SystemTime::now() - WRITTEN_WITHIN * 2;
+        fs::File::options().append(true).open(name(damaged)).unwrap().set_modified(long_ago).unwrap();
+        let found = listed();
+        assert_eq!(found.len(), 3, "{found:?}");
+        assert!(matches!(&found[0].loaded, Loaded::Damaged(_)) && found[0].run.as_str().ends_with("aa"));
+        assert_eq!(found[1].loaded, Loaded::Newer);
+        let Loaded::Record(record) = &found[2].loaded else { panic!("{found:?}") };
+        let clues = record.clues(None);
+        assert!(clues.has_mark && !clues.leaders[0].has_own_group && !clues.leaders[0].has_own_session);
+        assert_eq!((clues.place.as_deref(), record.name().as_str()), (Some(Path::new("/p")), "true"));
+        assert_eq!(record.clues(Some(Path::new("/p"))).place, None);
+    }
+
+    #[test]
+    fn a_record_that_is_written_anew_names_who_is_left() {
+        let runtime = tempfile::tempdir().unwrap();
+        let dirs = UserDirs { runtime: Some(runtime.path().to_owned()), ..UserDirs::default() };
+        let me = Identity::current();
+        let cast = Cast { supervisor: me, keeper: me, leader: me, has_session: true };
+        let ledger = CommandLedger::choose(&dirs, None).unwrap();
+        ledger.write(cast, StopPlan::default(), vec!["true".into()], "/".into()).unwrap();
+        let read = || parse(&fs::read(ledger.path()).unwrap(), &ledger.run);
+        let Loaded::Record(mut record) = read() else { panic!("{:?}", read()) };
+        record.left =
+            vec![LeftRecord { pid: 7, start: 8, inode: None, comm: "stuck".into(), reason: String::new() }];
+        record.rewrite(ledger.path()).unwrap();
+        assert_eq!(read(), Loaded::Record(record.clone()));
+        assert_eq!(record.clues(None).left, [Identity::new(7, 8)]);
+        assert!(record.clues(None).leaders[0].has_own_group);
+    }
+
+    #[test]
+    fn records_of_the_first_version_are_read() {
+        let text = "{\"version\":1,\"run\":\"0123456789abcdef\",\"marker\":\"0123456789abcdef\",\
+            \"boot\":\"b\",\"supervisor\":{\"pid\":2,\"start\":1},\"keeper\":{\"pid\":3,\"start\":1},\
+            \"leader\":{\"pid\":4,\"start\":1},\"command\":[\"true\"],\"dir\":\"/\",\"started_unix_ms\":5}";
+        let run = RunId::try_from("0123456789abcdef".to_owned()).unwrap();
+        assert!(matches!(parse(text.as_bytes(), &run), Loaded::Record(_)));
+        let other = RunId::try_from("f".repeat(16)).unwrap();
+        assert!(matches!(parse(text.as_bytes(), &other), Loaded::Damaged(_)));
     }
 }

@@ -5,11 +5,12 @@
 
 use std::fs;
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::record::RunId;
+use super::record::{ProcessRecord, RunId, RunRecord};
 use super::{LedgerError, private_dir, read_limited};
 
 /// The longest path of a unix socket in bytes: `sun_path` without its NUL.
@@ -61,11 +62,16 @@ impl UserDirs {
         self.at_runtime(&format!("{run}.json"))
     }
 
-    /// Returns the directories in which sockets and records may be, whether they are there or not.
-    pub(super) fn at_runtime_dirs(&self) -> Vec<PathBuf> {
+    /// Returns the directories in which sockets and records of runs without a project may be, those that are there and
+    /// ours alone.
+    #[must_use]
+    pub fn at_runtime_all(&self) -> Vec<RuntimeDir> {
         let preferred =
             self.runtime.as_ref().filter(|path| path.is_absolute()).map(|path| path.join("lariat"));
-        preferred.into_iter().chain([fallback_dir()]).collect()
+        let there =
+            preferred.into_iter().chain([fallback_dir()]).filter(|path| path.symlink_metadata().is_ok());
+        // One that is somebody else's, or open to others, says nothing that may be believed.
+        there.filter_map(|path| Some(RuntimeDir { directory: private_dir(&path).ok()?, path })).collect()
     }
 
     fn at_runtime(&self, name: &str) -> Result<PathBuf, LedgerError> {
@@ -88,6 +94,21 @@ fn fallback_dir() -> PathBuf {
     PathBuf::from(format!("/tmp/lariat-{}", lariat_sys::process::effective_user()))
 }
 
+/// A directory of the user's sockets and records, open.
+#[derive(Debug)]
+pub struct RuntimeDir {
+    /// Where it is.
+    pub path: PathBuf,
+    directory: OwnedFd,
+}
+
+impl AsFd for RuntimeDir {
+    /// Borrows the directory's descriptor.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.directory.as_fd()
+    }
+}
+
 /// One run in the list.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct IndexEntry {
@@ -95,6 +116,33 @@ pub struct IndexEntry {
     pub run: RunId,
     /// The project's root. A root that is not UTF-8 is not listed.
     pub root: PathBuf,
+    /// The stack's name, for when the project is gone.
+    #[serde(default)]
+    pub stack: Option<String>,
+    /// The kernel's boot id, as text.
+    #[serde(default)]
+    pub boot: Option<String>,
+    /// The supervisor: a run whose project was removed is alive all the same.
+    #[serde(default)]
+    pub supervisor: Option<ProcessRecord>,
+    /// When the run began, in milliseconds since the Unix epoch.
+    #[serde(default)]
+    pub started_unix_ms: Option<u64>,
+}
+
+impl IndexEntry {
+    /// Makes the entry of a run.
+    #[must_use]
+    pub fn of(record: &RunRecord) -> Self {
+        Self {
+            run: record.run.clone(),
+            root: record.root.clone(),
+            stack: Some(record.stack.clone()),
+            boot: Some(record.boot.clone()),
+            supervisor: Some(record.supervisor),
+            started_unix_ms: Some(record.started_unix_ms),
+        }
+    }
 }
 
 /// The list of this user's runs.
@@ -174,7 +222,8 @@ mod tests {
     use super::*;
 
     fn entry(root: &str) -> IndexEntry {
-        IndexEntry { run: RunId::new_random().unwrap(), root: root.into() }
+        let run = RunId::new_random().unwrap();
+        IndexEntry::of(&RunRecord::begin(run, "shop", Path::new(root), Path::new("/s")).unwrap())
     }
 
     #[test]
@@ -195,6 +244,13 @@ mod tests {
         index.remove(&entries[0].run).unwrap();
         index.remove(&entries[0].run).unwrap();
         assert_eq!(index.list().unwrap(), entries[1..]);
+    }
+
+    #[test]
+    fn entries_of_earlier_versions_are_read() {
+        let text = "{\"run\":\"0123456789abcdef\",\"root\":\"/p\"}";
+        let entry: IndexEntry = serde_json::from_str(text).unwrap();
+        assert_eq!((entry.root.as_path(), entry.supervisor, entry.boot), (Path::new("/p"), None, None));
     }
 
     #[test]

@@ -5,13 +5,15 @@
 //! the description (HAZARD(shared-lock)).
 
 use std::fs::File;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
+use lariat_sys::Errno;
 use lariat_sys::files::lock_exclusive;
 use lariat_sys::poll::{PollFd, PollFlags, poll};
 use rustix::fs::{FlockOperation, OFlags};
 
+use super::index::RuntimeDir;
 use super::{LedgerError, StateDir};
 
 const LOCK_FILE: &str = "lock";
@@ -31,11 +33,45 @@ impl AsFd for RunLock {
     }
 }
 
-/// How waiting for the lock ended.
+/// The lock of a directory of the user's, held: one at a time does something about runs that have no project. Dropping it
+/// frees it.
 #[derive(Debug)]
-pub enum LockWait {
+pub struct DirectoryLock {
+    _directory: OwnedFd,
+}
+
+impl DirectoryLock {
+    /// Waits until the lock is ours, the deadline has passed, or `cancel` is readable.
+    ///
+    /// # Errors
+    /// When the directory cannot be locked, or the kernel cannot wait for lack of memory.
+    pub fn wait_until(
+        directory: &RuntimeDir,
+        deadline: Instant,
+        cancel: Option<BorrowedFd<'_>>,
+    ) -> Result<LockWait<Self>, LedgerError> {
+        let failed = |errno: Errno| super::index::error("lock", &directory.path, errno.into());
+        let try_it = || {
+            // A description of its own: that of `directory` may be shared.
+            let opened = rustix::fs::openat(
+                directory.as_fd(),
+                c".",
+                OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
+                rustix::fs::Mode::empty(),
+            )
+            .map_err(failed)?;
+            let is_ours = lock_exclusive(&opened).map_err(failed)?;
+            Ok(is_ours.then_some(Self { _directory: opened }))
+        };
+        repeat_until(try_it, failed, deadline, cancel)
+    }
+}
+
+/// How waiting for a lock ended.
+#[derive(Debug)]
+pub enum LockWait<T = RunLock> {
     /// It is ours.
-    Acquired(RunLock),
+    Acquired(T),
     /// Somebody held it until the deadline.
     TimedOut,
     /// The cancel descriptor became readable.
@@ -80,9 +116,19 @@ pub fn wait_until(
     deadline: Instant,
     cancel: Option<BorrowedFd<'_>>,
 ) -> Result<LockWait, LedgerError> {
+    let failed = |errno: Errno| state.error("wait for", LOCK_FILE, errno.into());
+    repeat_until(|| try_acquire(state), failed, deadline, cancel)
+}
+
+fn repeat_until<T>(
+    try_it: impl Fn() -> Result<Option<T>, LedgerError>,
+    failed: impl Fn(Errno) -> LedgerError,
+    deadline: Instant,
+    cancel: Option<BorrowedFd<'_>>,
+) -> Result<LockWait<T>, LedgerError> {
     let mut pause = Duration::from_millis(1);
     loop {
-        if let Some(lock) = try_acquire(state)? {
+        if let Some(lock) = try_it()? {
             return Ok(LockWait::Acquired(lock));
         }
         let now = Instant::now();
@@ -92,7 +138,7 @@ pub fn wait_until(
         let mut polled = Vec::with_capacity(1);
         polled.extend(cancel.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
         let ready = poll(&mut polled, Some(deadline.min(now + pause)));
-        match ready.map_err(|errno| state.error("wait for", LOCK_FILE, errno.into()))? {
+        match ready.map_err(&failed)? {
             0 => pause = (pause * 2).min(TRY_EVERY),
             _ => return Ok(LockWait::Cancelled),
         }

@@ -177,6 +177,9 @@ pub struct ServiceRecord {
     /// How often it was restarted in this run.
     #[serde(default)]
     pub restarts: u32,
+    /// The number of the pipe that takes its output: whoever can write to it came from the service.
+    #[serde(default)]
+    pub output: Option<u64>,
     /// The sessions and groups of earlier starts in this run, whose numbers may still hold somebody.
     #[serde(default)]
     pub earlier: Vec<EarlierStart>,
@@ -219,6 +222,9 @@ pub struct EarlierStart {
     pub leader: ProcessRecord,
     /// The leader's session, which is also its process group.
     pub session: i32,
+    /// The number of the pipe that took its output.
+    #[serde(default)]
+    pub output: Option<u64>,
 }
 
 /// A process that could not be ended.
@@ -237,6 +243,14 @@ pub struct LeftRecord {
     /// Why it is left.
     #[serde(default)]
     pub reason: String,
+}
+
+impl LeftRecord {
+    /// Returns who it is.
+    #[must_use]
+    pub fn identity(&self) -> Identity {
+        Identity::new(self.pid, self.start).with_inode(self.inode)
+    }
 }
 
 /// What the report of a finished run comes down to.
@@ -328,7 +342,8 @@ impl RunRecord {
 }
 
 /// Returns the inode of our pid namespace, if `/proc` says it.
-pub(super) fn pid_namespace() -> Option<u64> {
+#[must_use]
+pub fn pid_namespace() -> Option<u64> {
     std::fs::metadata("/proc/self/ns/pid").ok().map(|found| std::os::unix::fs::MetadataExt::ino(&found))
 }
 

@@ -1,43 +1,66 @@
 //! Who is left of a run that crashed.
 //!
 //! [`find`] is pure: clues from the ledger and a snapshot of all processes go in, findings come out. [`survey`] takes the
-//! snapshot. Findings are of two kinds. *Certain* is: a recorded identity; who is in a cgroup of the run; what descends
-//! from a certain process; what carries the run's mark under our user; and every member of a session or group that our leader led, if a certain
-//! process is in it. *Possible* is a member of such a session or group by its number alone. After a reboot, or from
-//! another pid namespace, the numbers name others, and nothing is found.
+//! snapshot. Findings are of two kinds. *Certain* is: a recorded identity; who is in a cgroup of the run; what carries
+//! the run's mark under our user;
+//! what can still write to a service's output; what descends from a certain process; and every member of a session or
+//! group that our leader led, if a certain process is in it. *Possible* is a member of such a session or group by its
+//! number alone, a listener on a port of the run, an orphan without environment whose place is the project's, and
+//! ([`by_pattern`]) a development server of the project. After a reboot, or from another pid namespace, the numbers name
+//! others, and nothing is found. What belongs to another run that is alive is never found ([`Living`]).
 //!
 //! What this module does not do: signal. The caller holds the run's lock, so that no lariat process of it is alive; it
 //! opens each identity again before it acts on it, and surveys again until nobody new is found
-//! (HAZARD(fork-while-walking), HAZARD(pid-reuse)).
+//! (HAZARD(fork-while-killing), HAZARD(pid-reuse), HAZARD(pipe-number)).
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use lariat_keeper::contain::cgroup::{self, Directory};
 use lariat_keeper::contain::choose;
-use lariat_sys::identity::{BootId, Identity};
-use lariat_sys::pidfd::PidFd;
-use lariat_sys::{Result, procfs};
+use lariat_sys::Result;
+use lariat_sys::identity::Identity;
 
-use super::record::{RunId, RunRecord};
-use crate::process::{Mark, age_of, command_of};
+use super::record::{RunId, RunRecord, ServiceRecord};
+use crate::process::{age_of, command_of};
+
+pub mod patterns;
+mod search;
+mod snapshot;
+
+pub use super::record::pid_namespace as own_pid_namespace;
+pub use search::{by_pattern, find, has};
+pub(crate) use snapshot::newborn;
+pub use snapshot::{Process, Snapshot, Traces};
 
 /// What is known of a run from its ledger.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Clues {
     /// The run whose mark is looked for.
     pub run: RunId,
+    /// Whoever carries the mark is the run's. Not so for a run inside another one, whose processes carry the other's.
+    pub has_mark: bool,
     /// The boot in which the numbers mean something; `None` where only the mark is known.
     pub boot: Option<String>,
     /// The pid namespace in which they do, if it was recorded.
     pub pid_namespace: Option<u64>,
     /// The leaders of all starts, whose session and process group have the leader's number where they were led by it.
     pub leaders: Vec<LeaderClue>,
+    /// Processes that an earlier attempt could not end.
+    pub left: Vec<Identity>,
+    /// Processes that may be the run's and that a person said are to be ended.
+    pub chosen: Vec<Identity>,
     /// Where the run's cgroups were made: whoever is in one of them was born in it.
     pub cgroup_bases: Vec<PathBuf>,
     /// Supervisor and keepers of the run. They are spared: if one lives, the run does.
     pub spared: Vec<Identity>,
+    /// When it began, in clock ticks since boot. Nobody older is suspected, and without it nobody is.
+    pub began: Option<u64>,
+    /// The project's directory: where its processes work.
+    pub place: Option<PathBuf>,
+    /// The ports that its services claimed, with the services.
+    pub ports: Vec<(String, u16)>,
 }
 
 /// What is known of one start of a service.
@@ -51,38 +74,52 @@ pub struct LeaderClue {
     pub has_own_session: bool,
     /// The same of its process group.
     pub has_own_group: bool,
+    /// The number of the pipe that took its output, if it had one.
+    pub output: Option<u64>,
 }
 
 impl Clues {
     /// Takes the clues out of a record.
     #[must_use]
     pub fn of(record: &RunRecord) -> Self {
-        let mut leaders = Vec::new();
         let mut spared = vec![record.supervisor.into()];
-        for service in &record.services {
-            spared.extend(service.keeper.map(Identity::from));
-            let current = service.leader.map(|leader| (leader, service.session, service.pgrp));
-            let earlier = service.earlier.iter().map(|e| (e.leader, Some(e.session), Some(e.session)));
-            leaders.extend(current.into_iter().chain(earlier).map(|(leader, session, pgrp)| LeaderClue {
-                service: service.name.clone(),
-                leader: leader.into(),
-                // The session of a command in front of a terminal is the shell's: its members are not ours.
-                has_own_session: session == Some(leader.pid),
-                has_own_group: pgrp == Some(leader.pid),
-            }));
+        spared.extend(record.services.iter().filter_map(|service| service.keeper.map(Identity::from)));
+        let ports = |service: &ServiceRecord| {
+            let name = service.name.clone();
+            service.ports.iter().map(move |port| (name.clone(), *port)).collect::<Vec<_>>()
+        };
+        Self {
+            boot: Some(record.boot.clone()),
+            pid_namespace: record.pid_namespace,
+            leaders: record.services.iter().flat_map(leaders).collect(),
+            left: record.report.iter().flat_map(|report| &report.left).map(|left| left.identity()).collect(),
+            spared,
+            began: Some(record.supervisor.start),
+            place: place(&record.root),
+            ports: record.services.iter().flat_map(ports).collect(),
+            cgroup_bases: record.cgroup.iter().cloned().collect(),
+            ..Self::mark_only(record.run.clone())
         }
-        let (boot, pid_namespace) = (Some(record.boot.clone()), record.pid_namespace);
-        let cgroup_bases = record.cgroup.iter().cloned().collect();
-        Self { run: record.run.clone(), boot, pid_namespace, leaders, cgroup_bases, spared }
     }
 
     /// Makes clues of the mark alone, for a ledger that is damaged.
     #[must_use]
     pub fn mark_only(run: RunId) -> Self {
-        // Where they were made is in the ledger; most likely where we would make them.
-        let cgroup_bases = choose::own().into_iter().collect();
-        let (leaders, spared) = (Vec::new(), Vec::new());
-        Self { run, boot: None, pid_namespace: None, leaders, cgroup_bases, spared }
+        Self {
+            run,
+            has_mark: true,
+            boot: None,
+            pid_namespace: None,
+            leaders: Vec::new(),
+            left: Vec::new(),
+            chosen: Vec::new(),
+            // Where they were made is in the record; most likely where we would make them.
+            cgroup_bases: choose::own().into_iter().collect(),
+            spared: Vec::new(),
+            began: None,
+            place: None,
+            ports: Vec::new(),
+        }
     }
 
     /// Returns the run's cgroup directories that are there now.
@@ -92,42 +129,34 @@ impl Clues {
     }
 }
 
-/// One process of a snapshot.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Process {
-    /// Who it is.
-    pub identity: Identity,
-    /// Its parent's number.
-    pub ppid: i32,
-    /// Its process group.
-    pub pgrp: i32,
-    /// Its session.
-    pub session: i32,
-    /// Its real user, if it could be read.
-    pub uid: Option<u32>,
-    /// It lives: no zombie. A zombie still proves whose its session is.
-    pub is_alive: bool,
-    /// The mark in its environment, if it has one that could be read.
-    pub mark: Option<Mark>,
-    /// The name of its program.
-    pub comm: String,
+fn leaders(service: &ServiceRecord) -> Vec<LeaderClue> {
+    let current = service.leader.map(|leader| (leader, service.session, service.pgrp, service.output));
+    let earlier = service.earlier.iter();
+    let earlier = earlier.map(|start| (start.leader, Some(start.session), Some(start.session), start.output));
+    let clue = |(leader, session, pgrp, output): (super::record::ProcessRecord, _, _, _)| LeaderClue {
+        service: service.name.clone(),
+        leader: leader.into(),
+        // The session of a command in front of a terminal is the shell's: its members are not ours.
+        has_own_session: session == Some(leader.pid),
+        has_own_group: pgrp == Some(leader.pid),
+        output,
+    };
+    current.into_iter().chain(earlier).map(clue).collect()
 }
 
-/// All processes at about one moment.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Snapshot {
-    /// The boot id.
-    pub boot: String,
-    /// Our pid namespace.
-    pub pid_namespace: Option<u64>,
-    /// The user that we are.
-    pub user: u32,
-    /// Ourselves, pid 1 and our ancestors: never found, whatever they look like.
-    pub spared: BTreeSet<i32>,
-    /// The processes, in any order.
-    pub processes: Vec<Process>,
-    /// Who is in a cgroup of the run, by number, with the service that it belongs to.
-    pub grouped: BTreeMap<i32, String>,
+/// Returns the directory if it can tell anything: everything is below `/`.
+#[must_use]
+pub fn place(root: &Path) -> Option<PathBuf> {
+    (root.is_absolute() && root.parent().is_some()).then(|| root.to_owned())
+}
+
+/// Runs that are alive: what belongs to them is nobody's leftover.
+#[derive(Clone, Default, PartialEq, Eq, Debug)]
+pub struct Living {
+    /// Their ids, which their processes carry.
+    pub marks: BTreeSet<String>,
+    /// Their supervisors and keepers.
+    pub own: BTreeSet<Identity>,
 }
 
 /// Whether the record's numbers mean anything here.
@@ -146,16 +175,39 @@ pub enum Reach {
 pub enum Why {
     /// It is the recorded leader of a service.
     Recorded,
+    /// An earlier attempt could not end it.
+    Left,
     /// It was born in a cgroup that was made for the run alone.
     Cgroup,
     /// It carries the run's mark.
     Marked,
+    /// It can write to the output of a service.
+    Output,
+    /// A person said so.
+    Chosen,
     /// It descends from this process, which is the run's.
     Descendant(i32),
     /// It is in this session, which a leader of the run led.
     Session(i32),
     /// It is in this process group, which a leader of the run led.
     Group(i32),
+    /// It listens on this port, which a service of the run claimed.
+    Port(u16),
+    /// It is an orphan without environment and terminal, and this of it is in the project.
+    Place(Trace),
+    /// Its command is one of those that development leaves behind, and it works in the project.
+    Pattern,
+}
+
+/// What of a process is in the project's directory.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Trace {
+    /// Its working directory.
+    WorkingDirectory,
+    /// Its program.
+    Program,
+    /// A file that it has open.
+    File,
 }
 
 /// A process that is, or may be, left of a run.
@@ -165,6 +217,8 @@ pub struct Found {
     pub identity: Identity,
     /// Why it is here.
     pub why: Why,
+    /// The pattern that its command matches, for [`Why::Pattern`].
+    pub pattern: Option<String>,
     /// The service it belongs to, as far as that is known.
     pub service: Option<String>,
     /// Its parent's number, for display.
@@ -191,6 +245,12 @@ pub struct Findings {
 }
 
 impl Findings {
+    /// Returns findings of nobody.
+    #[must_use]
+    pub fn nobody() -> Self {
+        Self { reach: Reach::Here, certain: Vec::new(), possible: Vec::new() }
+    }
+
     /// Says whether nothing was found.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -198,254 +258,31 @@ impl Findings {
     }
 }
 
-/// Finds what is left of a run in a snapshot. Pure.
-#[must_use]
-pub fn find(clues: &Clues, snapshot: &Snapshot) -> Findings {
-    let mut findings = Findings { reach: reach(clues, snapshot), certain: Vec::new(), possible: Vec::new() };
-    if findings.reach == Reach::Here {
-        let mut search = Search::new(clues, snapshot);
-        search.find_recorded_and_marked();
-        while search.add_descendants() | search.add_members() {}
-        findings.possible = search.possible();
-        findings.certain = search.certain();
+/// Reads for display what [`find`] does not see: command lines and ages.
+pub fn describe(found: &mut [Found]) {
+    for found in found {
+        found.command = command_of(found.identity.pid, &found.comm);
+        found.age = age_of(found.identity);
     }
-    findings
-}
-
-fn reach(clues: &Clues, snapshot: &Snapshot) -> Reach {
-    match (&clues.boot, clues.pid_namespace, snapshot.pid_namespace) {
-        (Some(boot), _, _) if *boot != snapshot.boot => Reach::OtherBoot,
-        (_, Some(theirs), Some(ours)) if theirs != ours => Reach::OtherNamespace,
-        _ => Reach::Here,
-    }
-}
-
-/// A number that a leader gave to its session or group.
-#[derive(Clone, Copy)]
-struct Led<'a> {
-    number: i32,
-    is_session: bool,
-    clue: &'a LeaderClue,
-}
-
-impl Led<'_> {
-    fn has(&self, process: &Process) -> bool {
-        let number = if self.is_session { process.session } else { process.pgrp };
-        number == self.number
-    }
-
-    fn why(&self) -> Why {
-        if self.is_session { Why::Session(self.number) } else { Why::Group(self.number) }
-    }
-}
-
-struct Search<'a> {
-    clues: &'a Clues,
-    snapshot: &'a Snapshot,
-    children: BTreeMap<i32, Vec<&'a Process>>,
-    led: Vec<Led<'a>>,
-    /// By pid: why it is the run's, and of which service.
-    ours: BTreeMap<i32, (Why, Option<String>)>,
-}
-
-impl<'a> Search<'a> {
-    fn new(clues: &'a Clues, snapshot: &'a Snapshot) -> Self {
-        let mut children: BTreeMap<i32, Vec<&Process>> = BTreeMap::new();
-        let mut holders = BTreeMap::new();
-        for process in &snapshot.processes {
-            children.entry(process.ppid).or_default().push(process);
-            holders.insert(process.identity.pid, process.identity);
-        }
-        let mut led = Vec::new();
-        for clue in &clues.leaders {
-            let number = clue.leader.pid;
-            // HAZARD(pid-reuse): a process that has the number now and is not our leader got it after our session and
-            // group were empty. Whoever has that session or group is a stranger.
-            let is_reused = holders.get(&number).is_some_and(|holder| !clue.leader.is_same(holder));
-            if !is_reused && number > 1 {
-                led.extend(clue.has_own_session.then_some(Led { number, is_session: true, clue }));
-                led.extend(clue.has_own_group.then_some(Led { number, is_session: false, clue }));
-            }
-        }
-        Self { clues, snapshot, children, led, ours: BTreeMap::new() }
-    }
-
-    fn is_spared(&self, process: &Process) -> bool {
-        process.identity.pid <= 1
-            || self.snapshot.spared.contains(&process.identity.pid)
-            || self.clues.spared.iter().any(|spared| spared.is_same(&process.identity))
-    }
-
-    fn add(&mut self, process: &Process, why: Why, service: Option<String>) -> bool {
-        if self.is_spared(process) || self.ours.contains_key(&process.identity.pid) {
-            return false;
-        }
-        self.ours.insert(process.identity.pid, (why, service));
-        true
-    }
-
-    fn find_recorded_and_marked(&mut self) {
-        for process in &self.snapshot.processes {
-            if let Some(clue) = self.clues.leaders.iter().find(|clue| clue.leader.is_same(&process.identity))
-            {
-                self.add(process, Why::Recorded, Some(clue.service.clone()));
-            }
-            if let Some(service) = self.snapshot.grouped.get(&process.identity.pid) {
-                self.add(process, Why::Cgroup, Some(service.clone()));
-            }
-            // Somebody else may put any text into his own environment.
-            let is_own = process.uid == Some(self.snapshot.user);
-            if let Some(mark) =
-                process.mark.as_ref().filter(|mark| is_own && mark.run == self.clues.run.as_str())
-            {
-                self.add(process, Why::Marked, mark.service.clone());
-            }
-        }
-    }
-
-    /// Adds the children of what is ours already, and says whether there were any new ones.
-    fn add_descendants(&mut self) -> bool {
-        let mut has_grown = false;
-        let mut to_visit: Vec<i32> = self.ours.keys().copied().collect();
-        while let Some(parent) = to_visit.pop() {
-            let service = self.ours.get(&parent).and_then(|(_, service)| service.clone());
-            for child in self.children.get(&parent).cloned().unwrap_or_default() {
-                if self.add(child, Why::Descendant(parent), service.clone()) {
-                    has_grown = true;
-                    to_visit.push(child.identity.pid);
-                }
-            }
-        }
-        has_grown
-    }
-
-    /// Adds whoever is with somebody of ours in a session or group that a leader of ours led.
-    fn add_members(&mut self) -> bool {
-        let mut has_grown = false;
-        for led in self.led.clone() {
-            let members = || self.snapshot.processes.iter().filter(|process| led.has(process));
-            if members().any(|member| self.ours.contains_key(&member.identity.pid)) {
-                for member in members() {
-                    has_grown |= self.add(member, led.why(), Some(led.clue.service.clone()));
-                }
-            }
-        }
-        has_grown
-    }
-
-    fn possible(&self) -> Vec<Found> {
-        let mut possible = Vec::new();
-        for process in &self.snapshot.processes {
-            let is_candidate = process.is_alive
-                && process.uid == Some(self.snapshot.user)
-                && !self.is_spared(process)
-                && !self.ours.contains_key(&process.identity.pid);
-            // Nobody is older than the leader he descends from.
-            let led = self
-                .led
-                .iter()
-                .find(|led| led.has(process) && process.identity.start >= led.clue.leader.start);
-            if let Some(led) = led.filter(|_| is_candidate) {
-                possible.push(found(process, led.why(), Some(led.clue.service.clone())));
-            }
-        }
-        possible.sort_by_key(|found: &Found| (found.identity.start, found.identity.pid));
-        possible
-    }
-
-    fn certain(mut self) -> Vec<Found> {
-        let mut certain = Vec::new();
-        for process in self.snapshot.processes.iter().filter(|process| process.is_alive) {
-            if let Some((why, service)) = self.ours.remove(&process.identity.pid) {
-                certain.push(found(process, why, service));
-            }
-        }
-        // A child is never older than its parent; of the same tick, the lower number nearly always came first.
-        certain.sort_by_key(|found: &Found| (found.identity.start, found.identity.pid));
-        certain
-    }
-}
-
-fn found(process: &Process, why: Why, service: Option<String>) -> Found {
-    Found {
-        identity: process.identity,
-        why,
-        service,
-        ppid: process.ppid,
-        uid: process.uid,
-        comm: process.comm.clone(),
-        command: String::new(),
-        age: Duration::ZERO,
-    }
-}
-
-impl Snapshot {
-    /// Reads `/proc`. Processes that end meanwhile are left out; those that we may not look into have no mark.
-    ///
-    /// # Errors
-    /// When `/proc` cannot be listed, or the boot id cannot be read.
-    pub fn take() -> Result<Self> {
-        let mut processes = Vec::new();
-        for pid in procfs::pids()? {
-            // HAZARD(pid-reuse): opened before anything is read, so that the inode and what was read are of one process.
-            let opened = PidFd::open_pid(pid).ok();
-            let Ok(Some(stat)) = procfs::read_stat(pid) else { continue };
-            let opened = opened.filter(PidFd::has_number);
-            processes.push(Process {
-                identity: stat.identity().with_inode(opened.and_then(|opened| opened.inode())),
-                ppid: stat.ppid,
-                pgrp: stat.pgrp,
-                session: stat.session,
-                uid: procfs::uid(pid).ok().flatten(),
-                is_alive: stat.is_alive(),
-                mark: Mark::of(pid),
-                comm: stat.comm.to_string(),
-            });
-        }
-        let spared = ancestors(&processes, lariat_sys::process::pid());
-        let boot = BootId::read()?.to_string();
-        let user = lariat_sys::process::effective_user();
-        let pid_namespace = super::record::pid_namespace();
-        Ok(Self { boot, pid_namespace, user, spared, processes, grouped: BTreeMap::new() })
-    }
-
-    /// Notes who is in these directories. Whoever is only born after this is found by descent, or by the next look.
-    pub fn add_groups(&mut self, directories: &[Directory]) {
-        let mut pids = Vec::new();
-        for directory in directories {
-            // One that cannot be read hides nobody: its members are processes like any other.
-            let _ = directory.open().map(|group| group.members(&mut pids));
-            self.grouped.extend(pids.drain(..).map(|pid| (pid, directory.label.clone())));
-        }
-    }
-}
-
-/// Returns a process, all above it, and pid 1.
-fn ancestors(processes: &[Process], pid: i32) -> BTreeSet<i32> {
-    let parents: BTreeMap<i32, i32> =
-        processes.iter().map(|process| (process.identity.pid, process.ppid)).collect();
-    let mut spared = BTreeSet::from([1]);
-    let mut next = Some(pid);
-    while let Some(pid) = next.filter(|pid| spared.insert(*pid)) {
-        next = parents.get(&pid).copied();
-    }
-    spared
 }
 
 /// Looks for what is left of a run among all processes of the machine. The caller holds the run's lock.
 ///
 /// # Errors
 /// As [`Snapshot::take`].
-pub fn survey(clues: &Clues) -> Result<Findings> {
-    let directories = clues.cgroups();
-    let mut snapshot = Snapshot::take()?;
-    snapshot.add_groups(&directories);
-    let mut findings = find(clues, &snapshot);
-    for found in findings.certain.iter_mut().chain(&mut findings.possible) {
-        found.command = command_of(found.identity.pid, &found.comm);
-        found.age = age_of(found.identity);
-    }
-    Ok(findings)
+pub fn survey(clues: &Clues, living: &Living) -> Result<Findings> {
+    Ok(survey_in(clues, &mut Snapshot::take(living)?))
+}
+
+/// Looks among processes that were read already, and reads more about those that are suspected.
+#[must_use]
+pub fn survey_in(clues: &Clues, snapshot: &mut Snapshot) -> Findings {
+    snapshot.look_closer(clues);
+    snapshot.add_groups(&clues.cgroups());
+    let mut findings = find(clues, snapshot);
+    describe(&mut findings.certain);
+    describe(&mut findings.possible);
+    findings
 }
 
 #[cfg(test)]

@@ -156,6 +156,7 @@ mod tests {
             ports: vec![8000],
             stop: None,
             restarts: 2,
+            output: Some(77),
             earlier: Vec::new(),
         });
         record

@@ -12,6 +12,8 @@ use std::time::Duration;
 
 use lariat_sys::signal::Signal;
 
+use crate::ledger::recover::patterns::CommandPattern;
+
 /// The grace period of a service that sets none.
 pub const GRACE_DEFAULT: Duration = Duration::from_secs(10);
 /// The deadline of a whole stack that sets none.
@@ -80,6 +82,8 @@ pub struct StackSpec {
     pub deadline: Duration,
     /// The services in the order of the file. Names are unique and dependencies acyclic (checked by [`super::graph`]).
     pub services: Vec<ServiceSpec>,
+    /// Commands that may be left of it beside the ones that are known everywhere: offered by a sweep, never ended unasked.
+    pub sweep: Vec<CommandPattern>,
 }
 
 /// One service.

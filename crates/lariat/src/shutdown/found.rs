@@ -4,23 +4,23 @@
 //! Only what is certainly the run's is ever signalled, and each identity is opened again before it is. Whoever is only
 //! possibly the run's is named by the caller and left alone.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use lariat_keeper::contain::Containment;
 use lariat_keeper::contain::cgroup::{self, Directory};
-use lariat_keeper::contain::lineage::{life, signal_identity};
+use lariat_keeper::contain::lineage::{is_keeper, life, signal_identity};
 use lariat_keeper::ending::Ending;
 use lariat_keeper::stop::{Member, Role};
-use lariat_keeper::wire::End;
+use lariat_keeper::wire::{End, Named};
 use lariat_sys::cgroup::Cgroup;
 use lariat_sys::identity::Identity;
 use lariat_sys::procfs;
 use lariat_sys::signal::Signal;
 use lariat_sys::{process, reap, tree};
 
-use crate::ledger::recover::{Clues, Findings, Found, Reach, Why, survey};
-use crate::process::{age_of, command_of};
+use crate::ledger::recover::{self, Clues, Findings, Found, Living, Snapshot, Trace, Why, newborn, survey};
+use crate::process::{Mark, age_of, command_of};
 
 /// Which of the findings.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -53,13 +53,24 @@ impl Part {
 #[derive(Clone, Debug)]
 pub struct FoundSet {
     clues: Clues,
+    living: Living,
     /// The caller's own children, these excepted, are found and reaped as well.
     children_but: Option<Vec<i32>>,
     /// Whose processes count.
     part: Part,
     /// Since when every look has found nobody.
     empty_since: Option<Instant>,
+    /// Whom the last walk delivered.
+    delivered: HashSet<Identity>,
+    /// How often in a row a walk delivered nobody whom the one before did, though somebody was there.
+    missed: u32,
 }
+
+/// After so many walks that came too late, whoever was born last is killed on sight (HAZARD(runner)).
+const MISSED_MAX: u32 = 3;
+/// How often the newest processes are looked through in one turn, and for how many looks in a row nobody may be there.
+const SNIPES_MAX: u32 = 256;
+const SNIPES_IN_VAIN: u32 = 8;
 
 /// For so long nobody may be found before the set counts as empty. A process in the middle of execve(2) has no
 /// environment to be known by (HAZARD(exec-not-finished)), and its parent, which was known, may be dead already.
@@ -69,7 +80,15 @@ impl FoundSet {
     /// Looks by these clues.
     #[must_use]
     pub fn new(clues: Clues) -> Self {
-        Self { clues, children_but: None, part: Part::All, empty_since: None }
+        let living = Living::default();
+        let (children_but, part, empty_since) = (None, Part::All, None);
+        Self { clues, living, children_but, part, empty_since, delivered: HashSet::new(), missed: 0 }
+    }
+
+    /// Spares what belongs to these runs.
+    #[must_use]
+    pub fn beside(self, living: &Living) -> Self {
+        Self { living: living.clone(), ..self }
     }
 
     /// Looks for one service only.
@@ -93,9 +112,17 @@ impl FoundSet {
     /// Returns what is found now.
     #[must_use]
     pub fn look(&self) -> Findings {
-        let nothing = Findings { reach: Reach::Here, certain: Vec::new(), possible: Vec::new() };
         // Without a look at /proc nothing can be found, and nothing is proven either: `is_empty` says so.
-        let mut findings = survey(&self.clues).unwrap_or(nothing);
+        match Snapshot::take(&self.living) {
+            Ok(mut snapshot) => self.look_in(&mut snapshot),
+            Err(_) => Findings::nobody(),
+        }
+    }
+
+    /// Returns what is found among processes that were read already.
+    #[must_use]
+    pub fn look_in(&self, snapshot: &mut Snapshot) -> Findings {
+        let mut findings = recover::survey_in(&self.clues, snapshot);
         findings.certain.retain(|found| self.part.has(found));
         for pid in self.children() {
             let Some(stat) = procfs::read_stat(pid).ok().flatten().filter(procfs::Stat::is_alive) else {
@@ -108,6 +135,7 @@ impl FoundSet {
                 findings.certain.push(Found {
                     identity: stat.identity(),
                     why: Why::Descendant(process::pid()),
+                    pattern: None,
                     service: None,
                     ppid: stat.ppid,
                     uid: procfs::uid(pid).ok().flatten(),
@@ -118,6 +146,41 @@ impl FoundSet {
             }
         }
         findings
+    }
+
+    /// A walk came too late.
+    fn miss(&mut self) {
+        self.missed += 1;
+        if self.missed > MISSED_MAX {
+            self.snipe();
+        }
+    }
+
+    /// Kills whoever of the run was born last, as long as there is one: he forks himself away before a walk has delivered
+    /// him. What carries the run's mark alone is known fast enough.
+    fn snipe(&self) {
+        let mut in_vain = 0;
+        for _ in 0..SNIPES_MAX {
+            let mut is_found = false;
+            for (pid, process) in newborn() {
+                // HAZARD(pid-reuse): the descriptor was opened before the mark is read, so if the number went to another
+                // since, the signal goes to nobody.
+                let mark = Mark::of(pid);
+                let is_ours = self.clues.has_mark
+                    && mark.as_ref().is_some_and(|mark| mark.run == self.clues.run.as_str())
+                    && procfs::uid(pid).ok().flatten() == Some(process::effective_user())
+                    && pid != process::pid()
+                    && !self.clues.spared.iter().any(|spared| spared.pid == pid)
+                    && !self.living.own.iter().any(|own| own.pid == pid);
+                if is_ours {
+                    is_found |= process.signal(Signal::KILL).is_ok();
+                }
+            }
+            in_vain = if is_found { 0 } else { in_vain + 1 };
+            if in_vain == SNIPES_IN_VAIN {
+                return;
+            }
+        }
     }
 
     /// Returns the directories of what is looked for, opened.
@@ -152,17 +215,28 @@ impl Containment for FoundSet {
         out.clear();
         let mut certain = self.look().certain;
         parents_first(&mut certain);
+        // What a run inside this one holds is told by that one's own supervisor (HAZARD(told-twice)).
+        let mut nested = HashSet::new();
         out.extend(certain.iter().filter_map(|found| {
             let stat = procfs::read_stat(found.identity.pid).ok().flatten()?;
+            let is_nested = nested.contains(&stat.ppid) || is_keeper(&stat);
+            nested.extend(is_nested.then_some(stat.pid));
             Some(Member {
                 identity: found.identity,
-                role: Role::Inner,
+                role: if is_nested { Role::Nested } else { Role::Inner },
                 life: life(&stat),
                 pgrp: stat.pgrp,
                 comm: stat.comm,
                 wants_hangup: false,
             })
         }));
+        let known = std::mem::take(&mut self.delivered);
+        self.delivered.extend(out.iter().map(|member| member.identity));
+        if !known.is_disjoint(&self.delivered) {
+            self.missed = 0;
+        } else if !out.is_empty() {
+            self.miss();
+        }
         Ok(())
     }
 
@@ -184,48 +258,16 @@ impl Containment for FoundSet {
 
     fn is_empty(&mut self) -> bool {
         let is_found = |findings: Findings| findings.certain.iter().any(|found| self.part.has(found));
-        let is_somebody_there = survey(&self.clues).map_or(true, is_found)
+        let is_somebody_there = survey(&self.clues, &self.living).map_or(true, is_found)
             || !self.children().is_empty()
             || !self.groups().iter().all(cgroup::is_empty);
         if is_somebody_there {
             self.empty_since = None;
+            self.miss();
             return false;
         }
         self.empty_since.get_or_insert_with(Instant::now).elapsed() >= SETTLES_AFTER
     }
-}
-
-/// The longest pause between two looks at somebody who is being ended.
-const TURN_EVERY: Duration = Duration::from_millis(20);
-
-/// Ends all of these side by side, and returns what it came to: counts added, the longest time.
-///
-/// Blocks until nobody is left, or nothing helps any more: the longest grace period and the time of killing. When `hurry`
-/// says so, all grace periods are over; it is asked every few milliseconds.
-pub fn end_all(mut endings: Vec<Ending<FoundSet>>, mut hurry: impl FnMut() -> bool) -> End {
-    let mut total = End::default();
-    let mut has_hurried = false;
-    while !endings.is_empty() {
-        let hurries = !has_hurried && hurry();
-        has_hurried |= hurries;
-        endings.retain_mut(|ending| {
-            let done = if hurries { ending.hurry() } else { ending.turn() };
-            if let Some(end) = done {
-                total.told += end.told;
-                total.killed += end.killed;
-                total.left += end.left;
-                total.stop_time = total.stop_time.max(end.stop_time);
-            }
-            done.is_none()
-        });
-        let soon = Instant::now() + TURN_EVERY;
-        let wake = endings.iter().filter_map(Ending::wake_at).fold(soon, Instant::min);
-        if !endings.is_empty() {
-            // It fails only for want of memory; then the loop turns without a pause until the machines give up.
-            let _ = lariat_sys::poll::poll(&mut [], Some(wake));
-        }
-    }
-    total
 }
 
 /// Puts parents before their children: a shell whose command is killed first starts the next one.
@@ -239,16 +281,111 @@ fn parents_first(found: &mut [Found]) {
     found.sort_by_cached_key(|f| depth(f.identity.pid));
 }
 
+/// How the end of one set came out.
+#[derive(Clone, Default, PartialEq, Eq, Debug)]
+pub struct Ended {
+    /// The counts.
+    pub end: End,
+    /// Who could not be ended, the first of them.
+    pub left: Vec<Named>,
+}
+
+/// The longest pause between two looks at somebody who is being ended.
+const TURN_EVERY: Duration = Duration::from_millis(20);
+
+/// Ends several sets side by side, and returns how each came out, in their order.
+///
+/// Blocks until nobody is left, or nothing helps any more: the longest grace period and fifteen seconds at most. When
+/// `hurry` says so, the grace periods are over; it is asked every few milliseconds.
+pub fn end_all(sets: Vec<Ending<FoundSet>>, mut hurry: impl FnMut() -> bool) -> Vec<Ended> {
+    let mut done: Vec<Ended> = vec![Ended::default(); sets.len()];
+    let mut endings: Vec<(usize, Ending<FoundSet>)> = sets.into_iter().enumerate().collect();
+    let mut has_hurried = false;
+    while !endings.is_empty() {
+        let hurries = !has_hurried && hurry();
+        has_hurried |= hurries;
+        endings.retain_mut(|(place, ending)| {
+            let end = if hurries { ending.hurry() } else { ending.turn() };
+            if let Some(end) = end {
+                done[*place] = Ended { end, left: ending.left().to_vec() };
+            }
+            end.is_none()
+        });
+        let soon = Instant::now() + TURN_EVERY;
+        let wake = endings.iter().filter_map(|(_, ending)| ending.wake_at()).fold(soon, Instant::min);
+        if !endings.is_empty() {
+            // It fails only for want of memory; then the loop turns without a pause until the machines give up.
+            let _ = lariat_sys::poll::poll(&mut [], Some(wake));
+        }
+    }
+    done
+}
+
+impl Ended {
+    /// Counts several as one.
+    #[must_use]
+    pub fn sum(all: impl IntoIterator<Item = Self>) -> Self {
+        let mut sum = Self::default();
+        for one in all {
+            sum.end.told += one.end.told;
+            sum.end.killed += one.end.killed;
+            sum.end.left += one.end.left;
+            sum.end.stop_time = sum.end.stop_time.max(one.end.stop_time);
+            sum.left.extend(one.left);
+        }
+        sum
+    }
+
+    /// Says why this process is left.
+    #[must_use]
+    pub fn reason(&self, process: Identity) -> String {
+        let errno = self.left.iter().find(|named| named.identity == process).map(|named| named.errno);
+        match errno {
+            None => "it was not ended".into(),
+            Some(0) => "it does not die of KILL".into(),
+            Some(errno) => {
+                let text = lariat_sys::Errno::from_raw_os_error(errno).to_string();
+                let text = text.split(" (os error").next().unwrap_or_default().to_lowercase();
+                format!("it could not be signalled: {text}")
+            }
+        }
+    }
+}
+
 /// Says in words why a process is thought to be the run's.
 #[must_use]
 pub fn why_in_words(why: Why) -> String {
     match why {
-        Why::Recorded => "the ledger names it as a service's leader".into(),
+        Why::Recorded => "the record names it as a leader".into(),
+        Why::Left => "the record names it as one that could not be ended".into(),
         Why::Cgroup => "it is in a cgroup that was made for the run".into(),
         Why::Marked => "it carries the run's marker".into(),
+        Why::Output => "it can write to the output of a service".into(),
+        Why::Chosen => "it was chosen".into(),
         Why::Descendant(pid) => format!("it descends from {pid}, which is the run's"),
         Why::Session(number) => format!("it is in session {number}, which a service led"),
         Why::Group(number) => format!("it is in process group {number}, which a service led"),
+        Why::Port(port) => format!("it listens on port {port}, which a service claimed"),
+        Why::Place(trace) => {
+            let trace = match trace {
+                Trace::WorkingDirectory => "its working directory",
+                Trace::Program => "its program",
+                Trace::File => "a file that it has open",
+            };
+            format!(
+                "{trace} is in the project, and it is an orphan without environment, born since the run began"
+            )
+        }
+        Why::Pattern => "its command is a development server's, and it works in the project".into(),
+    }
+}
+
+/// Says in words why a process is here; with the pattern, where one led to it.
+#[must_use]
+pub fn reason_in_words(found: &Found) -> String {
+    match &found.pattern {
+        Some(pattern) => format!("it matches `{pattern}`, and it works in the project"),
+        None => why_in_words(found.why),
     }
 }
 
@@ -294,7 +431,7 @@ mod tests {
         assert!(is_found(&set, polite.identity()) && is_found(&set, stubborn.identity()));
         assert!(!is_found(&set, stranger.identity()));
         let plan = StopPlan { grace: Duration::from_millis(300), ..StopPlan::default() };
-        let end = end_all(vec![Ending::new(set.clone(), plan, None)], || false);
+        let end = end_all(vec![Ending::new(set.clone(), plan, None)], || false)[0].end;
         assert_eq!(end.left, 0);
         assert!(end.told >= 2 && end.killed >= 1, "{end:?}");
         assert!(set.look().certain.is_empty());

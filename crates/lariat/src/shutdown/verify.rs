@@ -151,6 +151,10 @@ mod tests {
                     session: pid,
                     uid,
                     is_alive: true,
+                    is_keeper: false,
+                    has_terminal: false,
+                    has_home: true,
+                    traces: None,
                     mark,
                     comm: "x".into(),
                 };
@@ -160,6 +164,7 @@ mod tests {
                     user,
                     spared: BTreeSet::from([1, 50]),
                     processes: vec![process],
+                    living: crate::ledger::recover::Living::default(),
                     grouped: std::collections::BTreeMap::new(),
                 };
                 let is_found = !find(&Clues::mark_only(run.clone()), &snapshot).certain.is_empty();

@@ -125,9 +125,10 @@ impl Driver {
             State::Down | State::GaveUp => RecordedState::Failed,
         };
         let life = unit.life.as_ref();
-        let leader = unit.leaders.last().copied().filter(|_| life.is_some());
+        let started = unit.leaders.last().copied().filter(|_| life.is_some());
+        let leader = started.map(|(leader, _)| leader);
         // Sessions of lives whose keeper died before it could prove them empty.
-        let earlier = unit.leaders.iter().filter(|known| Some(**known) != leader);
+        let earlier = unit.leaders.iter().filter(|(known, _)| Some(*known) != leader);
         let earlier = earlier.filter(|_| unit.has_left_members);
         let known = &self.books.record().services[place];
         let record = ServiceRecord {
@@ -147,7 +148,10 @@ impl Driver {
             ports: unit.port.into_iter().collect(),
             stop: Some(StopRecord::new(spec.stop.signal, spec.stop.grace)),
             restarts: machine.history().total,
-            earlier: earlier.map(|l| EarlierStart { leader: (*l).into(), session: l.pid }).collect(),
+            output: started.and_then(|(_, output)| output),
+            earlier: earlier
+                .map(|(l, output)| EarlierStart { leader: (*l).into(), session: l.pid, output: *output })
+                .collect(),
         };
         self.books.change(place, record);
     }
@@ -161,7 +165,8 @@ impl Driver {
     }
 }
 
-fn summary(report: &Report) -> ReportSummary {
+/// Makes of a report what the ledger keeps of it.
+pub(super) fn summary(report: &Report) -> ReportSummary {
     let left = |process: &crate::shutdown::report::LeftProcess| LeftRecord {
         pid: process.pid,
         start: process.start,

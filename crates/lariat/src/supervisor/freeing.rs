@@ -22,7 +22,7 @@ use crate::ledger::recover::{Clues, Found};
 use crate::ledger::store::{self, Loaded};
 use crate::ledger::{LedgerError, StateDir};
 use crate::ports::{self, Holder, HolderProcess, PortError};
-use crate::shutdown::found::{FoundSet, end_all};
+use crate::shutdown::found::{Ended, FoundSet, end_all};
 
 /// How long a lock that somebody only looks at is waited for.
 const LOCK_WITHIN: Duration = Duration::from_millis(250);
@@ -89,8 +89,15 @@ pub fn life_of(run: &RunId, dirs: &UserDirs, process: Identity) -> Life {
         return life;
     }
     let boot = BootId::read().ok().map(|boot| boot.to_string());
-    let records = command::list(dirs);
-    let guards = |record: &CommandRecord| [record.supervisor.into(), record.keeper.into()];
+    // A directory that cannot be read says nothing of anybody.
+    let files = dirs.at_runtime_all().into_iter().flat_map(|place| command::list(&place).unwrap_or_default());
+    let records: Vec<Box<CommandRecord>> = files
+        .filter_map(|file| match file.loaded {
+            command::Loaded::Record(record) => Some(record),
+            _ => None,
+        })
+        .collect();
+    let guards = |record: &Box<CommandRecord>| [record.supervisor.into(), record.keeper.into()];
     let records =
         records.iter().filter(|record| record.marker == *run && Some(&record.boot) == boot.as_ref());
     match records.flat_map(guards).find(Identity::is_alive) {
@@ -251,7 +258,7 @@ impl Leftover {
     pub fn end(&self, grace: Duration, hurry: impl FnMut() -> bool) -> End {
         let ending =
             |(service, set): (Option<String>, FoundSet)| Ending::new(set, self.plan(service, grace), None);
-        end_all(self.sets().into_iter().map(ending).collect(), hurry)
+        Ended::sum(end_all(self.sets().into_iter().map(ending).collect(), hurry)).end
     }
 
     fn sets(&self) -> Vec<(Option<String>, FoundSet)> {
@@ -396,7 +403,15 @@ mod tests {
         let root = place.path().join("project");
         std::fs::create_dir(&root).unwrap();
         let index = RunIndex::at(&dirs.runs().unwrap());
-        index.add(&crate::ledger::index::IndexEntry { run: run.clone(), root: root.clone() }).unwrap();
+        let entry = crate::ledger::index::IndexEntry {
+            run: run.clone(),
+            root: root.clone(),
+            stack: None,
+            boot: None,
+            supervisor: None,
+            started_unix_ms: None,
+        };
+        index.add(&entry).unwrap();
         assert_eq!(life(), Life::Over { root: Some(root.clone()) });
         let state = StateDir::create(&root).unwrap();
         let lock = lock::try_acquire(&state).unwrap().unwrap();
@@ -415,10 +430,12 @@ mod tests {
         assert!(Leftover::open(&later.run, services, Some(&root)).unwrap().is_none(), "that one is alive");
         drop(lock);
 
-        let (guarded, cast) =
-            (RunId::new_random().unwrap(), command::Cast { supervisor: me, keeper: me, leader: me });
+        let (guarded, cast) = (
+            RunId::new_random().unwrap(),
+            command::Cast { supervisor: me, keeper: me, leader: me, has_session: true },
+        );
         let ledger = command::CommandLedger::choose(&dirs, Some(guarded.clone())).unwrap();
-        ledger.write(cast, vec!["x".into()], "/".into()).unwrap();
+        ledger.write(cast, lariat_keeper::stop::StopPlan::default(), vec!["x".into()], "/".into()).unwrap();
         assert_eq!(life_of(&guarded, &dirs, me), Life::Command { guard: me });
         ledger.remove();
         assert_eq!(life_of(&guarded, &dirs, me), Life::Over { root: None });

@@ -101,6 +101,7 @@ impl Driver {
                     leader: None,
                     began: now,
                     flow: begun.flow,
+                    output: begun.output,
                     end: None,
                     has_failed_to_spawn: false,
                     stop_began: None,
@@ -145,7 +146,8 @@ impl Driver {
         match notice {
             Notice::Started { leader } => {
                 let unit = &mut self.units[place];
-                unit.leaders.push(leader);
+                let output = unit.life.as_ref().and_then(|life| life.output);
+                unit.leaders.push((leader, output));
                 let port = unit.port;
                 if let Some(life) = &mut unit.life {
                     life.leader = Some(leader);

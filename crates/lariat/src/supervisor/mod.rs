@@ -14,16 +14,19 @@
 //! its signals by a descriptor or a [`Handle`].
 
 mod books;
+mod crashed;
 mod driver;
 mod feed;
 pub mod freeing;
 mod handle;
+pub mod leftovers;
 mod lives;
 mod poller;
 mod probing;
 mod readiness;
 pub mod recovery;
 mod requests;
+pub mod runs;
 mod server;
 pub mod stack;
 mod sweeping;
@@ -255,7 +258,7 @@ impl Supervisor {
     #[must_use]
     pub fn run(mut self) -> Report {
         let run = self.driver.books.record().run.clone();
-        let entry = IndexEntry { run: run.clone(), root: self.driver.spec.root.clone() };
+        let entry = IndexEntry::of(self.driver.books.record());
         let listed = self.index.as_ref().map(|index| index.add(&entry));
         self.driver.publish(EventKind::RunStarted {
             run: run.to_string(),
@@ -306,6 +309,7 @@ fn first_record(run: &RunId, spec: &StackSpec, socket: &std::path::Path) -> lari
             ports: Vec::new(),
             stop: Some(StopRecord::new(service.stop.signal, service.stop.grace)),
             restarts: 0,
+            output: None,
             earlier: Vec::new(),
         })
         .collect();

@@ -9,27 +9,31 @@ use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use lariat_keeper::ending::Ending;
-use lariat_keeper::stop::StopPlan;
-use lariat_keeper::wire::End;
 use lariat_sys::identity::Identity;
-use lariat_sys::signal::Signal;
 
-use crate::event::Exit;
-use crate::ledger::index::RunIndex;
-use crate::ledger::journal::read_ends;
+pub use super::crashed::Crashed;
+use crate::ledger::index::IndexEntry;
 use crate::ledger::lock::{self, LockWait, RunLock};
-use crate::ledger::record::{EndRecord, ExitRecord, RecordedState, RunId, RunRecord};
-use crate::ledger::recover::{Clues, Findings, Reach};
+use crate::ledger::record::{RunId, RunRecord};
+use crate::ledger::recover::{Clues, Living};
 use crate::ledger::store::{self, Loaded};
 use crate::ledger::{LedgerError, StateDir};
-use crate::shutdown::found::{FoundSet, end_all};
-use crate::shutdown::plan::Phase;
-use crate::shutdown::report::{Head, Outcome, Report, ServiceCounts, Tally};
-use crate::shutdown::verify;
+use crate::shutdown::report::{Outcome, Report};
 
 /// How long a lock that somebody only looks at is waited for.
 const LOCK_WITHIN: Duration = Duration::from_millis(250);
+
+/// How often a ledger is looked at whose lock is waited for.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+
+/// What is known of the user's other runs, for a search that must not touch them.
+#[derive(Clone, Default, PartialEq, Eq, Debug)]
+pub struct Others {
+    /// Those that are alive.
+    pub living: Living,
+    /// The list of runs: what a damaged ledger does not say any more.
+    pub listed: Vec<IndexEntry>,
+}
 
 /// Whether a state directory is made where there is none.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -97,6 +101,10 @@ pub struct Finishing {
 impl fmt::Display for Finishing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.record {
+            // The lock is somebody's, and no keeper that is known: another `up`, `down` or `sweep` is at it.
+            Some(record) if self.at_work().is_empty() => {
+                write!(f, "another lariat is ending what run {} left", record.run)
+            }
             Some(record) => write!(
                 f,
                 "the supervisor of run {} is dead, and its keepers are ending the services",
@@ -125,6 +133,13 @@ impl Finishing {
         self.record.as_ref().map(|record| &record.run)
     }
 
+    /// Returns the longest grace period that its services may have; absent where the ledger does not say.
+    #[must_use]
+    pub fn grace(&self) -> Option<Duration> {
+        let services = self.record.iter().flat_map(|record| &record.services);
+        services.filter_map(|service| Some(service.stop.as_ref()?.plan().grace)).max()
+    }
+
     /// Returns the services whose keepers are alive.
     #[must_use]
     pub fn at_work(&self) -> Vec<String> {
@@ -133,32 +148,31 @@ impl Finishing {
         at_work.map(|service| service.name.clone()).collect()
     }
 
-    /// Waits until all keepers are done. Blocks until then, the deadline, or until `cancel` is readable.
+    /// Waits until all keepers are done, or somebody else has taken over: a run that begins, for instance. Blocks until
+    /// then, the deadline, or until `cancel` is readable.
     ///
     /// # Errors
     /// When the lock file cannot be used.
     pub fn wait(&self, deadline: Instant, cancel: Option<BorrowedFd<'_>>) -> Result<Waited, LedgerError> {
-        Ok(match lock::wait_until(&self.state, deadline, cancel)? {
-            LockWait::Acquired(_) => Waited::Finished,
-            LockWait::TimedOut => Waited::TimedOut,
-            LockWait::Cancelled => Waited::Cancelled,
-        })
+        loop {
+            let slice = deadline.min(Instant::now() + LOOK_EVERY);
+            match lock::wait_until(&self.state, slice, cancel)? {
+                LockWait::Acquired(_) => return Ok(Waited::Finished),
+                LockWait::Cancelled => return Ok(Waited::Cancelled),
+                LockWait::TimedOut if self.is_over() => return Ok(Waited::Finished),
+                LockWait::TimedOut if Instant::now() >= deadline => return Ok(Waited::TimedOut),
+                LockWait::TimedOut => {}
+            }
+        }
     }
-}
 
-/// A run that did not end by itself, with the project's lock held: nothing of lariat's own is alive any more.
-#[derive(Debug)]
-pub struct Crashed {
-    state: StateDir,
-    /// Held, unless somebody only looks.
-    lock: Option<RunLock>,
-    record: Option<Box<RunRecord>>,
-    clues: Clues,
-    findings: Findings,
-    ends: Vec<EndRecord>,
-    notes: Vec<String>,
-    ended: Option<End>,
-    took: Duration,
+    /// The ledger under the lock is another one's by now, or closed.
+    fn is_over(&self) -> bool {
+        match (store::load(&self.state), self.run()) {
+            (Ok(Loaded::Record(record)), Some(run)) => record.run != *run || record.is_closed,
+            (_, _) => false,
+        }
+    }
 }
 
 /// Looks what became of the last run of the project in `root`.
@@ -168,6 +182,22 @@ pub struct Crashed {
 /// # Errors
 /// [`LedgerError`] when the state directory or the ledger cannot be used; a ledger of a newer lariat is one that cannot.
 pub fn look(root: &Path, access: Access) -> Result<Past, LedgerError> {
+    look_beside(root, access, &Others::default())
+}
+
+/// Looks as [`look`] does, and spares what belongs to other runs that are alive.
+///
+/// # Errors
+/// As [`look`].
+pub fn look_beside(root: &Path, access: Access, others: &Others) -> Result<Past, LedgerError> {
+    Ok(match take(root, access, others)? {
+        Past::Crashed(crashed) => Past::Crashed(Box::new(crashed.look(&others.living))),
+        past => past,
+    })
+}
+
+/// Looks as [`look`] does, but for no process yet.
+pub(super) fn take(root: &Path, access: Access, others: &Others) -> Result<Past, LedgerError> {
     let state = match access {
         Access::Create => StateDir::create(root)?,
         Access::Open => match StateDir::open(root)? {
@@ -178,24 +208,82 @@ pub fn look(root: &Path, access: Access) -> Result<Past, LedgerError> {
     let LockWait::Acquired(lock) = lock::wait_until(&state, Instant::now() + LOCK_WITHIN, None)? else {
         return held(state);
     };
-    let mut notes = Vec::new();
-    let (record, clues) = match store::load_and_set_aside(&state, &lock)? {
-        Loaded::Absent => return Ok(Past::Nothing { state, lock, notes }),
-        Loaded::Record(record) if record.is_closed => return Ok(Past::Nothing { state, lock, notes }),
-        Loaded::Record(record) => (Some(record.clone()), Clues::of(&record)),
+    let found = store::load_and_set_aside(&state, &lock)?;
+    Ok(match understand(&state, found, others)? {
+        (None, notes) => Past::Nothing { state, lock, notes },
+        (Some((record, clues)), notes) => {
+            Past::Crashed(Box::new(Crashed::new(state, Some(lock), record, clues, notes)))
+        }
+    })
+}
+
+/// What is known of a run that was not closed: its record, where that can be read, and the clues to what is left of it.
+type Open = (Option<Box<RunRecord>>, Clues);
+
+/// Makes clues of what was found in place of the ledger, and says what a person should know. Nothing is open where the
+/// run was closed, or there never was one.
+fn understand(
+    state: &StateDir,
+    found: Loaded,
+    others: &Others,
+) -> Result<(Option<Open>, Vec<String>), LedgerError> {
+    Ok(match found {
+        Loaded::Absent => (None, Vec::new()),
+        Loaded::Record(record) if record.is_closed => (None, Vec::new()),
+        Loaded::Record(record) => {
+            let clues = Clues::of(&record);
+            (Some((Some(record), clues)), Vec::new())
+        }
         Loaded::Newer { version, .. } => {
             return Err(LedgerError::Newer { path: state.path().join("run.json"), version });
         }
         Loaded::Damaged { run, set_aside, .. } => {
             let place = set_aside.map(|path| format!("; it is kept as {}", path.display()));
-            notes.push(format!("the ledger of the last run is damaged{}", place.unwrap_or_default()));
-            match run {
-                Some(run) => (None, Clues::mark_only(run)),
-                None => return Ok(Past::Nothing { state, lock, notes }),
-            }
+            let note = format!("the ledger of the last run is damaged{}", place.unwrap_or_default());
+            // The list of runs knows which one was alive here, if any.
+            let listed = others.listed.iter().find(|entry| entry.root == state.root());
+            let run = run.or_else(|| listed.map(|entry| entry.run.clone()));
+            (run.map(|run| (None, Clues::mark_only(run))), vec![note])
         }
-    };
-    Ok(Past::Crashed(Box::new(Crashed::new(state, Some(lock), record, clues, notes))))
+    })
+}
+
+/// What became of the last run, by a look that takes and changes nothing.
+#[derive(Debug)]
+pub enum Seen {
+    /// Nothing is left of any run.
+    Nothing {
+        /// What a person should read.
+        notes: Vec<String>,
+    },
+    /// A run is alive.
+    Live(LiveRun),
+    /// Its supervisor is dead, and its keepers are ending the services.
+    Finishing(Finishing),
+    /// It did not end by itself. Nobody has looked for its processes yet ([`Crashed::look`]).
+    Crashed(Box<Crashed>),
+}
+
+/// Looks as [`look`] does, and takes and changes nothing: no lock is kept, no file set aside.
+///
+/// # Errors
+/// As [`look`].
+pub fn examine(root: &Path, others: &Others) -> Result<Seen, LedgerError> {
+    let Some(state) = StateDir::open(root)? else { return Ok(Seen::Nothing { notes: Vec::new() }) };
+    if lock::is_held(&state)? {
+        return Ok(match held(state)? {
+            Past::Live(live) => Seen::Live(live),
+            Past::Finishing(finishing) => Seen::Finishing(finishing),
+            _ => Seen::Nothing { notes: Vec::new() },
+        });
+    }
+    let found = store::load(&state)?;
+    Ok(match understand(&state, found, others)? {
+        (None, notes) => Seen::Nothing { notes },
+        (Some((record, clues)), notes) => {
+            Seen::Crashed(Box::new(Crashed::new(state, None, record, clues, notes)))
+        }
+    })
 }
 
 /// Returns the report of the last run, if it crashed and nobody has closed it yet. Takes nothing and changes nothing.
@@ -203,16 +291,11 @@ pub fn look(root: &Path, access: Access) -> Result<Past, LedgerError> {
 /// # Errors
 /// As [`look`].
 pub fn peek(root: &Path) -> Result<Option<Report>, LedgerError> {
-    let Some(state) = StateDir::open(root)? else { return Ok(None) };
-    if lock::is_held(&state)? {
-        return Ok(None);
-    }
-    let (record, clues) = match store::load(&state)? {
-        Loaded::Record(record) if !record.is_closed => (Some(record.clone()), Clues::of(&record)),
-        Loaded::Damaged { run: Some(run), .. } => (None, Clues::mark_only(run)),
-        _ => return Ok(None),
-    };
-    Ok(Some(Crashed::new(state, None, record, clues, Vec::new()).report()))
+    Ok(match examine(root, &Others::default()) {
+        Ok(Seen::Crashed(crashed)) => Some(crashed.look(&Living::default()).report()),
+        Ok(_) | Err(LedgerError::Newer { .. }) => None,
+        Err(error) => return Err(error),
+    })
 }
 
 /// Looks for a live run of the project in `root`, and takes nothing, not even the lock. `None` when there is none,
@@ -261,186 +344,6 @@ fn held(state: StateDir) -> Result<Past, LedgerError> {
         (Some(record), _) if !record.is_closed => Past::Finishing(Finishing { state, record: Some(record) }),
         _ => Past::Live(LiveRun { run: None, supervisor: None, root, socket: None }),
     })
-}
-
-impl Crashed {
-    fn new(
-        state: StateDir,
-        lock: Option<RunLock>,
-        record: Option<Box<RunRecord>>,
-        clues: Clues,
-        notes: Vec<String>,
-    ) -> Self {
-        let findings = FoundSet::new(clues.clone()).look();
-        // Without the records of keepers, what they did is not known; that nothing is left is seen all the same.
-        let ends = read_ends(&state, &clues.run).map(|lines| lines.records).unwrap_or_default();
-        Self { state, lock, record, clues, findings, ends, notes, ended: None, took: Duration::ZERO }
-    }
-
-    /// Returns the run's id.
-    #[must_use]
-    pub fn run(&self) -> &RunId {
-        &self.clues.run
-    }
-
-    /// Returns what is left of it.
-    #[must_use]
-    pub fn findings(&self) -> &Findings {
-        &self.findings
-    }
-
-    /// Returns what a person should read first.
-    #[must_use]
-    pub fn notes(&self) -> &[String] {
-        &self.notes
-    }
-
-    /// Returns the ports that its services claimed, as (service, port).
-    #[must_use]
-    pub fn ports(&self) -> Vec<(String, u16)> {
-        let services = self.record.iter().flat_map(|record| &record.services);
-        services.flat_map(|service| service.ports.iter().map(|port| (service.name.clone(), *port))).collect()
-    }
-
-    /// Returns the longest grace period of the services that were alive; absent where the ledger does not say.
-    #[must_use]
-    pub fn grace(&self) -> Option<Duration> {
-        let services = self.record.iter().flat_map(|record| &record.services);
-        let alive = services.filter(|service| service.leader.is_some());
-        alive.filter_map(|service| Some(service.stop.as_ref()?.plan().grace)).max()
-    }
-
-    /// Ends what is certainly the run's, each service by its own stop signal and grace period as the ledger has them,
-    /// side by side; without a ledger by TERM and `grace`, which is also the most that anybody is given.
-    ///
-    /// Blocks until nobody is left, or nothing helps any more: `grace` and fifteen seconds at most. When `hurry` says
-    /// so, the grace period is over; it is asked every few milliseconds.
-    pub fn end(&mut self, grace: Duration, hurry: impl FnMut() -> bool) {
-        let began = Instant::now();
-        self.ended = Some(end_all(self.endings(grace), hurry));
-        self.took = began.elapsed();
-        self.findings = FoundSet::new(self.clues.clone()).look();
-    }
-
-    /// One for each service that left something, and one for what belongs to none.
-    fn endings(&self, grace: Duration) -> Vec<Ending<FoundSet>> {
-        let set = FoundSet::new(self.clues.clone());
-        let is_there = |name: &str| self.findings.certain.iter().any(|f| f.service.as_deref() == Some(name));
-        let services = self.record.iter().flat_map(|record| &record.services);
-        let planned: Vec<(&str, StopPlan)> = services
-            .filter(|service| is_there(&service.name))
-            .filter_map(|service| Some((service.name.as_str(), service.stop.as_ref()?.plan())))
-            .collect();
-        let names = planned.iter().map(|(name, _)| (*name).to_owned()).collect();
-        let others = set.clone().without_services(names);
-        let default = StopPlan { signal: Signal::TERM, grace, ..StopPlan::default() };
-        let of_service = |(name, plan): (&str, StopPlan)| {
-            let plan = StopPlan { grace: plan.grace.min(grace), ..plan };
-            Ending::new(set.clone().of_service(name), plan, None)
-        };
-        planned.into_iter().map(of_service).chain([Ending::new(others, default, None)]).collect()
-    }
-
-    /// Puts the report of the crashed run together: what its keepers did, what was ended now, what is left. Closes the
-    /// ledger if nothing is.
-    ///
-    /// Takes the run off the list of runs and removes its socket as well, as its supervisor would have done.
-    ///
-    /// # Errors
-    /// When the ledger cannot be written.
-    pub fn close(self, index: Option<&RunIndex>) -> Result<Report, LedgerError> {
-        let mut report = self.report();
-        let is_clean = report.left.is_empty() && !report.ports.iter().any(|port| port.is_ours);
-        report.is_ledger_closed = is_clean;
-        if let (Some(mut record), Some(lock)) = (self.record, &self.lock) {
-            record.is_closed = is_clean;
-            store::save(&self.state, lock, &record)?;
-            if is_clean {
-                // The run is closed in the ledger, which is what counts; these are only in nobody's way.
-                FoundSet::new(self.clues.clone()).remove_groups();
-                let _ = std::fs::remove_file(&record.socket);
-            }
-        }
-        if let (true, Some(index)) = (is_clean, index) {
-            let _ = index.remove(&self.clues.run);
-        }
-        Ok(report)
-    }
-
-    fn report(&self) -> Report {
-        let names: Vec<String> = match &self.record {
-            Some(record) => record.services.iter().map(|service| service.name.clone()).collect(),
-            None => Vec::new(),
-        };
-        let mut tally = Tally::new(names.clone());
-        for (place, service) in self.record.iter().flat_map(|record| record.services.iter().enumerate()) {
-            let was_alive = !matches!(service.state, RecordedState::Stopped | RecordedState::Failed);
-            if was_alive
-                && service.leader.is_some()
-                && !self.ends.iter().any(|end| end.service == service.name)
-            {
-                tally.service_swept(place);
-            }
-        }
-        for end in &self.ends {
-            if let Some(place) = names.iter().position(|name| *name == end.service) {
-                tally.service_ended(place, counts(end), true);
-            }
-        }
-        if let Some(end) = &self.ended {
-            tally.orphans_ended(end.told.max(end.killed).saturating_sub(end.left));
-        }
-        tally.phase_ended(Phase::Orphans, self.took);
-        tally.phase_note(Phase::Containers, "the stack has no containers");
-        for found in &self.findings.certain {
-            if let Some(left) = verify::describe(found.identity, "it was not ended") {
-                tally.left(left);
-            }
-        }
-        for found in &self.findings.possible {
-            tally.note(format!(
-                "{} `{}` may be of this run; it was left alone",
-                found.identity.pid, found.command
-            ));
-        }
-        if self.findings.reach == Reach::OtherBoot {
-            tally.note("the machine was started anew since: nothing of the run can be alive");
-        }
-        if self.findings.reach == Reach::OtherNamespace {
-            tally.note("the run was in another pid namespace: whether it is alive cannot be seen from here");
-        }
-        for port in verify::held_ports(&self.ports(), self.clues.run.as_str(), &self.findings.certain) {
-            tally.port_held(port);
-        }
-        self.notes.iter().for_each(|note| tally.note(note.clone()));
-        tally.finish(Head {
-            run: self.clues.run.to_string(),
-            stack: self.record.as_ref().map(|record| record.stack.clone()).unwrap_or_default(),
-            why: "the supervisor died".into(),
-            took: self.took,
-            ..Head::default()
-        })
-    }
-}
-
-/// What a keeper wrote down at its end.
-fn counts(end: &EndRecord) -> ServiceCounts {
-    let exit = end.exit.as_ref().map(|exit| match exit {
-        ExitRecord::Code(code) => Exit::Code(*code),
-        ExitRecord::Signal(number) => Exit::Signal(
-            Signal::from_number(*number).map_or_else(|| number.to_string(), |signal| signal.to_string()),
-        ),
-    });
-    ServiceCounts {
-        cause: "its supervisor died".into(),
-        is_failure: false,
-        exit,
-        took: end.stop_time(),
-        told: end.told,
-        killed: end.killed,
-        left: end.left_total,
-        dropped_bytes: end.dropped_bytes,
-    }
 }
 
 /// Returns how a service came out of a crash, in words.

@@ -47,6 +47,7 @@ fn stack_of(services: Vec<ServiceSpec>) -> Stack {
         root: PathBuf::from("/"),
         deadline: Duration::from_secs(15),
         services,
+        sweep: Vec::new(),
     };
     Stack::new(&spec, graph, 1)
 }

@@ -16,10 +16,11 @@ use lariat_sys::signal::Signal;
 
 use super::driver::Driver;
 use crate::event::EventKind;
-use crate::ledger::recover::{Clues, Found};
+use crate::ledger::recover::patterns::CommandPattern;
+use crate::ledger::recover::{self, Clues, Findings, Found, Living, Snapshot};
 use crate::service::graph::Place;
 use crate::service::machine;
-use crate::shutdown::found::{FoundSet, why_in_words};
+use crate::shutdown::found::{FoundSet, reason_in_words, why_in_words};
 use crate::shutdown::plan;
 use crate::shutdown::report::HeldPort;
 use crate::shutdown::verify;
@@ -61,6 +62,8 @@ impl Hunt {
 impl Driver {
     /// Our children that are no orphans: keepers, and who was there before the run.
     fn excepted(&self) -> Vec<i32> {
+        // HAZARD(pid-reuse): numbers do, since none of these changes hands: excepted children are reaped by nobody but
+        // their keeper's life, which takes the keeper off this list.
         let before = self.options.children_before.iter().map(|child| child.pid);
         self.keeper_pids().into_iter().chain(before).collect()
     }
@@ -204,7 +207,7 @@ impl Driver {
         for pid in pids {
             self.reap_leaving(pid);
         }
-        let found = self.found_set().look();
+        let (found, strays) = self.look_around();
         let held = self.held_ports(&found.certain);
         let is_quiet =
             found.certain.is_empty() && self.leaving.is_empty() && !held.iter().any(|port| port.is_ours);
@@ -229,10 +232,33 @@ impl Driver {
             let why = why_in_words(found.why);
             self.tally.note(format!("{} `{}` may be of this run: {why}", found.identity.pid, found.command));
         }
+        for stray in strays.iter().take(NAMED_MAX) {
+            let (pid, command, why) = (stray.identity.pid, &stray.command, reason_in_words(stray));
+            self.tally.note(format!("{pid} `{command}` may be of this run: {why}; it was left alone"));
+        }
         for port in held {
             self.tally.port_held(port);
         }
         self.shutdown(plan::Event::Verified);
+    }
+
+    /// Looks for what is left of the run, and for development servers in the project that are younger than it and hang on
+    /// nobody of lariat's.
+    fn look_around(&self) -> (Findings, Vec<Found>) {
+        let Ok(mut snapshot) = Snapshot::take(&Living::default()) else {
+            return (self.found_set().look(), Vec::new());
+        };
+        let findings = self.found_set().look_in(&mut snapshot);
+        let Some(place) = recover::place(&self.spec.root) else { return (findings, Vec::new()) };
+        snapshot.look_at_commands(&place);
+        let patterns = [self.spec.sweep.clone(), CommandPattern::built_in()].concat();
+        let record = self.books.record();
+        let (run, since) = (Some(record.run.as_str()), Some(record.supervisor.start));
+        let mut strays = recover::by_pattern(&snapshot, &place, &patterns, run, since);
+        let is_known = |known: &[Found], stray: &Found| recover::has(known, stray.identity);
+        strays.retain(|stray| !is_known(&findings.certain, stray) && !is_known(&findings.possible, stray));
+        recover::describe(&mut strays);
+        (findings, strays)
     }
 
     /// Ports of the stack that somebody listens on.

@@ -41,8 +41,9 @@ pub(super) struct Unit {
     pub(super) swept: Option<End>,
     /// Somebody of its last life could not be ended.
     pub(super) has_left_members: bool,
-    /// Every leader that it had in this run: with it, its session and its group.
-    pub(super) leaders: Vec<Identity>,
+    /// Every leader that it had in this run, and the number of the pipe that took its output: with the leader, its
+    /// session and its group.
+    pub(super) leaders: Vec<(Identity, Option<u64>)>,
 }
 
 /// One start of a service, from its keeper's start to the proof of its end.
@@ -61,6 +62,8 @@ pub(super) struct Life {
     pub(super) stop_began: Option<Instant>,
     /// The directory that it was born in.
     pub(super) cgroup: Option<Cgroup>,
+    /// The number of the pipe that takes its output.
+    pub(super) output: Option<u64>,
 }
 
 /// What a start needs from the run.
@@ -84,6 +87,7 @@ pub(super) struct Begun {
     pub(super) cgroup: Option<Cgroup>,
     /// Why there is no directory where there was to be one.
     pub(super) no_cgroup: Option<String>,
+    pub(super) output: Option<u64>,
 }
 
 impl Unit {
@@ -131,7 +135,11 @@ impl Unit {
             namespaces: (start.spec.isolation == Isolation::Pid).then(Namespaces::choose),
         });
         match keeper {
-            Ok(keeper) => Ok(Begun { keeper, flow: start.pump.add(drain), cgroup, no_cgroup }),
+            Ok(keeper) => {
+                // Without the number a leftover has one clue less.
+                let number = rustix::fs::fstat(&output.read).ok().map(|pipe| pipe.st_ino);
+                Ok(Begun { keeper, flow: start.pump.add(drain), cgroup, no_cgroup, output: number })
+            }
             Err(error) => {
                 cgroup.iter().for_each(cgroup::remove);
                 Err(error.to_string())

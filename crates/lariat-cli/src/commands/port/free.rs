@@ -202,7 +202,7 @@ fn end(leftovers: &[Leftover], args: &PortArgs, output: &mut Output) -> Result<V
     let signals = Signals::take()?;
     for leftover in leftovers {
         output.note(&format!("{} is over; this is left of it:", name(leftover)));
-        past::list(&leftover.look(), output);
+        past::lines(&leftover.look()).iter().for_each(|line| output.note(line));
     }
     past::consent(args.yes, "what holds the port", &signals)?;
     let mut ended = Vec::new();

@@ -3,6 +3,7 @@
 pub(crate) mod narrator;
 pub(crate) mod report;
 pub(crate) mod screen;
+pub(crate) mod sweep;
 
 use std::time::Duration;
 

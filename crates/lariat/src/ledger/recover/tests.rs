@@ -1,12 +1,15 @@
 //! Tables and properties of the search, and one survey of real processes.
 
+use std::collections::BTreeMap;
 use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
+use lariat_sys::pidfd::PidFd;
 use lariat_sys::signal::Signal;
 use proptest::prelude::*;
 
 use super::*;
+use crate::process::Mark;
 
 const RUN: &str = "00c0ffee00c0ffee";
 const ME: u32 = 1000;
@@ -21,17 +24,20 @@ fn clue(pid: i32, start: u64) -> LeaderClue {
         leader: Identity::new(pid, start),
         has_own_session: true,
         has_own_group: true,
+        output: Some(7_000),
     }
 }
 
 fn clues() -> Clues {
     Clues {
-        cgroup_bases: Vec::new(),
-        run: run(),
         boot: Some("boot".into()),
         pid_namespace: Some(7),
         leaders: vec![clue(100, 50)],
         spared: vec![Identity::new(90, 40)],
+        began: Some(40),
+        place: Some("/p".into()),
+        ports: vec![("web".into(), 8000)],
+        ..Clues::mark_only(run())
     }
 }
 
@@ -44,8 +50,12 @@ fn process(pid: i32) -> Process {
         session: pid,
         uid: Some(ME),
         is_alive: true,
+        is_keeper: false,
+        has_terminal: false,
+        has_home: true,
         mark: None,
         comm: "x".into(),
+        traces: None,
     }
 }
 
@@ -63,11 +73,13 @@ fn member(pid: i32) -> Process {
 
 fn snapshot(processes: &[Process]) -> Snapshot {
     let spared = BTreeSet::from([1, 500]);
+    let (boot, living) = ("boot".into(), Living::default());
     Snapshot {
-        boot: "boot".into(),
+        boot,
         pid_namespace: Some(7),
         user: ME,
         spared,
+        living,
         processes: processes.to_vec(),
         grouped: BTreeMap::new(),
     }
@@ -170,13 +182,102 @@ fn sessions_and_groups() -> Vec<Row> {
     ]
 }
 
+/// A daemon that says nothing of itself, at work in the project.
+fn bare(pid: i32) -> Process {
+    let traces = Traces { cwd: Some("/p/web".into()), ..Traces::default() };
+    Process { has_home: false, traces: Some(traces), session: 299, ..process(pid) }
+}
+
+fn traced(process: Process, traces: Traces) -> Process {
+    Process { traces: Some(traces), ..process }
+}
+
+fn left_chosen_and_outputs() -> Vec<Row> {
+    let pipes = |inode| Traces { pipes: BTreeSet::from([inode]), ..Traces::default() };
+    let at =
+        |start, process: Process| Process { identity: Identity::new(process.identity.pid, start), ..process };
+    vec![
+        ("one that could not be ended before", vec![at(30, process(80))], vec![(80, Why::Left)], vec![]),
+        ("its number was reused since", vec![at(31, process(80))], vec![], vec![]),
+        ("one that a person chose", vec![at(30, process(81))], vec![(81, Why::Chosen)], vec![]),
+        (
+            "and what it has started",
+            vec![at(30, process(81)), descendant(300, 81)],
+            vec![(81, Why::Chosen), (300, Why::Descendant(81))],
+            vec![],
+        ),
+        (
+            "one that writes to the output",
+            vec![traced(process(300), pipes(7_000))],
+            vec![(300, Why::Output)],
+            vec![],
+        ),
+        ("to another pipe", vec![traced(process(300), pipes(7_001))], vec![], vec![]),
+        ("older than the leader", vec![at(49, traced(process(300), pipes(7_000)))], vec![], vec![]),
+        ("another user's", vec![foreign(traced(process(300), pipes(7_000)))], vec![], vec![]),
+    ]
+}
+
+fn ports_and_places() -> Vec<Row> {
+    let at =
+        |start, process: Process| Process { identity: Identity::new(process.identity.pid, start), ..process };
+    let listener =
+        |ports: &[u16]| traced(process(300), Traces { ports: ports.to_vec(), ..Traces::default() });
+    let inside = |path: &str| Some(std::path::PathBuf::from(path));
+    let place = |trace| vec![(300, Why::Place(trace))];
+    let cwd = || place(Trace::WorkingDirectory);
+    let program = Traces { program: inside("/p/bin/x"), ..Traces::default() };
+    let file = Traces { files: vec!["/dev/null".into(), "/p/db".into()], ..Traces::default() };
+    let outside = Traces { cwd: inside("/px"), program: inside("/usr/bin/x"), ..Traces::default() };
+    let gone = Traces { cwd: inside("/p (deleted)"), ..Traces::default() };
+    vec![
+        ("a listener on the port", vec![listener(&[8000])], vec![], vec![(300, Why::Port(8000))]),
+        ("a listener on another", vec![listener(&[8001])], vec![], vec![]),
+        ("one that was there before", vec![at(39, listener(&[8000]))], vec![], vec![]),
+        ("another user's", vec![foreign(listener(&[8000]))], vec![], vec![]),
+        ("bare, in the project", vec![bare(300)], vec![], cwd()),
+        ("its program is", vec![traced(bare(300), program)], vec![], place(Trace::Program)),
+        ("a file of it is", vec![traced(bare(300), file)], vec![], place(Trace::File)),
+        ("nothing of it is", vec![traced(bare(300), outside)], vec![], vec![]),
+        ("its directory was removed", vec![traced(bare(300), gone)], vec![], vec![]),
+        ("with a home", vec![Process { has_home: true, ..bare(300) }], vec![], vec![]),
+        ("on a terminal", vec![Process { has_terminal: true, ..bare(300) }], vec![], vec![]),
+        ("before the run", vec![at(39, bare(300))], vec![], vec![]),
+        ("another user's, bare", vec![foreign(bare(300))], vec![], vec![]),
+        ("a keeper", vec![Process { is_keeper: true, ..bare(300) }], vec![], vec![]),
+        ("somebody's child", vec![at(45, process(310)), Process { ppid: 310, ..bare(300) }], vec![], vec![]),
+        (
+            "adopted by one who was there before",
+            vec![at(20, process(310)), Process { ppid: 310, ..bare(300) }],
+            vec![],
+            cwd(),
+        ),
+        (
+            "in a session that was there before",
+            vec![at(20, process(310)), Process { session: 310, ..bare(300) }],
+            vec![],
+            vec![],
+        ),
+        (
+            "what a suspect has started goes with it",
+            vec![bare(300), Process { ppid: 300, ..process(301) }],
+            vec![],
+            vec![(300, Why::Place(Trace::WorkingDirectory)), (301, Why::Descendant(300))],
+        ),
+    ]
+}
+
 #[test]
 fn who_is_certain_and_who_is_possible() {
-    for (name, processes, certain, possible) in [identities_and_marks(), sessions_and_groups()].concat() {
+    let rows = [identities_and_marks(), sessions_and_groups(), left_chosen_and_outputs(), ports_and_places()];
+    for (name, processes, certain, possible) in rows.concat() {
         let mut reversed = processes.clone();
         reversed.reverse();
         for processes in [processes, reversed] {
-            let findings = find(&clues(), &snapshot(&processes));
+            let mut clues = clues();
+            clues.left = vec![Identity::new(80, 30)];
+            clues.chosen = vec![Identity::new(81, 30)];
+            let findings = find(&clues, &snapshot(&processes));
             assert_eq!(
                 (findings.reach, reasons(&findings.certain)),
                 (Reach::Here, certain.clone()),
@@ -187,38 +288,97 @@ fn who_is_certain_and_who_is_possible() {
     }
 }
 
+const ANOTHER: &str = "00000000000000bb";
+
+fn of_another(pid: i32) -> Process {
+    Process { mark: Some(Mark { run: ANOTHER.into(), service: None }), ..process(pid) }
+}
+
+/// What belongs to a run that is alive is nobody's leftover, by whatever clue it is found.
 #[test]
-fn within_one_tick_the_inode_tells_whose_number_it_is() {
-    let seen = |inode| Process { identity: leader().identity.with_inode(inode), ..leader() };
-    let in_group = |pid| Process { pgrp: 100, ..process(pid) };
-    // What the ledger says, what is seen, and whether that is the leader.
-    for (recorded, found, is_leader) in [
-        (Some(7), Some(7), true),
-        (Some(7), Some(8), false),
-        (None, Some(8), true),
-        (Some(7), None, true),
-        (None, None, true),
-    ] {
-        let mut clues = clues();
-        clues.leaders[0].leader = clues.leaders[0].leader.with_inode(recorded);
-        let findings = find(&clues, &snapshot(&[seen(found), member(300), in_group(301)]));
-        let (certain, possible) = (reasons(&findings.certain), reasons(&findings.possible));
-        if is_leader {
-            assert_eq!(certain, [(100, Why::Recorded), (300, Why::Session(100)), (301, Why::Group(100))]);
-        } else {
-            assert!(certain.is_empty() && possible.is_empty(), "{certain:?}, {possible:?}");
-        }
-    }
+fn a_run_that_is_alive_is_spared() {
+    let pipes = Traces { pipes: BTreeSet::from([7_000]), ports: vec![8000], ..Traces::default() };
+    let supervisor = Process { identity: Identity::new(400, 61), ..marked(400) };
+    let processes = [
+        leader(),
+        Process { ppid: 100, ..of_another(300) },
+        Process { ppid: 300, ..process(301) },
+        Process { session: 100, ..of_another(302) },
+        traced(of_another(303), pipes.clone()),
+        supervisor.clone(),
+        Process { ppid: 400, is_keeper: true, ..process(401) },
+        Process { ppid: 401, ..traced(bare(402), pipes) },
+        Process { ppid: 401, ..bare(403) },
+        Process { ppid: 300, ..bare(404) },
+    ];
+    let mut snapshot = snapshot(&processes);
+    let all = find(&clues(), &snapshot);
+    assert!(all.certain.len() > 5, "the negative control: {:?}", reasons(&all.certain));
+    snapshot.living =
+        Living { marks: BTreeSet::from([ANOTHER.to_owned()]), own: BTreeSet::from([supervisor.identity]) };
+    let findings = find(&clues(), &snapshot);
+    assert_eq!(reasons(&findings.certain), [(100, Why::Recorded), (402, Why::Output)]);
+    assert_eq!(reasons(&findings.possible), []);
 }
 
 #[test]
-fn a_keepers_number_within_one_tick_spares_nobody() {
-    let mut clues = clues();
-    clues.spared[0] = clues.spared[0].with_inode(Some(7));
-    let with = |inode| Process { identity: Identity::new(90, 40).with_inode(inode), ..marked(90) };
-    assert!(find(&clues, &snapshot(&[with(Some(7))])).is_empty());
-    let findings = find(&clues, &snapshot(&[with(Some(8))]));
-    assert_eq!(reasons(&findings.certain), [(90, Why::Marked)]);
+fn a_run_inside_another_one_does_not_claim_what_carries_the_others_mark() {
+    let clues = Clues { has_mark: false, ..clues() };
+    let findings = find(&clues, &snapshot(&[leader(), marked(300), Process { ppid: 100, ..marked(301) }]));
+    assert_eq!(reasons(&findings.certain), [(100, Why::Recorded), (301, Why::Descendant(100))]);
+}
+
+#[test]
+fn marks_that_nobody_knows_are_lost_unless_a_keeper_is_above_them() {
+    let keeper = Process { is_keeper: true, ..process(400) };
+    let processes = [
+        marked(300),
+        of_another(301),
+        keeper.clone(),
+        Process { ppid: 400, ..of_another(401) },
+        foreign(Process { mark: Some(Mark { run: "x".into(), service: None }), ..process(302) }),
+    ];
+    let snapshot = snapshot(&processes);
+    let marks = snapshot.unknown_marks(&BTreeSet::new());
+    assert_eq!(marks, BTreeMap::from([(RUN.to_owned(), true), (ANOTHER.to_owned(), false)]));
+    let known = BTreeSet::from([RUN.to_owned(), ANOTHER.to_owned()]);
+    assert!(snapshot.unknown_marks(&known).is_empty());
+    assert_eq!(snapshot.keepers_above(ANOTHER), [keeper.identity]);
+    assert!(snapshot.keepers_above(RUN).is_empty());
+    assert_eq!(snapshot.eldest_with(ANOTHER), Some(of_another(301).identity));
+    assert_eq!(snapshot.eldest_with("x"), None, "another user's");
+}
+
+#[test]
+fn patterns_find_what_works_in_the_project() {
+    let command = |pid, cwd: &str, words: &[u8]| {
+        let (cwd, arguments) = (Some(cwd.into()), words.to_vec());
+        traced(process(pid), Traces { cwd, arguments, ..Traces::default() })
+    };
+    let vite = |pid| command(pid, "/p/web", b"node\0/p/node_modules/.bin/vite\0");
+    let processes = [
+        vite(300),
+        command(301, "/q", b"vite\0"),
+        command(302, "/p", b"vim\0vite\0"),
+        foreign(vite(303)),
+        vite(500),
+        Process { is_alive: false, ..vite(304) },
+        Process { mark: of_another(0).mark, ..vite(305) },
+        Process { is_keeper: true, ..process(400) },
+        Process { ppid: 400, ..vite(401) },
+        Process { identity: Identity::new(306, 20), ..vite(306) },
+        process(307),
+    ];
+    let snapshot = snapshot(&processes);
+    let patterns = patterns::CommandPattern::built_in();
+    let found = |run, since| {
+        let found = by_pattern(&snapshot, Path::new("/p"), &patterns, run, since);
+        assert!(found.iter().all(|found| found.pattern.as_deref() == Some("vite")));
+        reasons(&found)
+    };
+    assert_eq!(found(None, None), [(306, Why::Pattern), (300, Why::Pattern)]);
+    assert_eq!(found(None, Some(40)), [(300, Why::Pattern)]);
+    assert_eq!(found(Some(ANOTHER), Some(40)), [(300, Why::Pattern), (305, Why::Pattern)]);
 }
 
 #[test]
@@ -260,9 +420,16 @@ fn clues_come_from_the_record() {
     assert_eq!(clues.leaders.iter().map(|l| l.leader.pid).collect::<Vec<_>>(), [4202, 4100]);
     assert!(clues.leaders.iter().all(|l| l.has_own_session && l.has_own_group && l.service == "web"));
     assert_eq!(clues.spared.iter().map(|i| i.pid).collect::<Vec<_>>(), [4200, 4201]);
+    assert_eq!(clues.left, [Identity::new(4300, 123_999)]);
+    assert_eq!((clues.began, clues.place.as_deref()), (Some(123_456), Some(Path::new("/home/ada/shop"))));
+    assert_eq!(clues.ports, [("web".to_owned(), 5173)]);
+    assert!(place(Path::new("/")).is_none() && place(Path::new("relative")).is_none());
     record.services[0].session = Some(77);
-    record.services[0].earlier =
-        vec![EarlierStart { leader: ProcessRecord { pid: 9, start: 1, inode: None }, session: 9 }];
+    record.services[0].earlier = vec![EarlierStart {
+        leader: ProcessRecord { pid: 9, start: 1, inode: None },
+        session: 9,
+        output: Some(5),
+    }];
     let own = |clues: Clues| clues.leaders.iter().map(|l| l.has_own_session).collect::<Vec<_>>();
     assert_eq!(own(Clues::of(&record)), [false, true]);
 }
@@ -277,9 +444,18 @@ fn any_process() -> impl Strategy<Value = Process> {
             session,
             uid: (uid < 2).then_some(uid),
             is_alive,
+            is_keeper: mark == 0 && pgrp == 3,
+            has_terminal: session == 5,
+            has_home: ppid % 2 == 0,
             mark: (mark > 0)
                 .then(|| Mark { run: if mark == 1 { RUN.into() } else { "other".into() }, service: None }),
             comm: String::new(),
+            traces: Some(Traces {
+                cwd: Some(if pgrp % 2 == 0 { "/p/x".into() } else { "/q".into() }),
+                pipes: BTreeSet::from([7_000 + u64::from(session == 7)]),
+                ports: if session == 9 { vec![8000] } else { Vec::new() },
+                ..Traces::default()
+            }),
         },
     )
 }
@@ -297,6 +473,8 @@ proptest! {
         let clues = Clues {
             boot: Some("boot".into()),
             leaders: leaders.into_iter().map(|(pid, start)| clue(pid, start)).collect(),
+            began: Some(48),
+            place: Some("/p".into()),
             ..Clues::mark_only(run())
         };
         let snapshot = Snapshot { spared, user: 0, ..snapshot(&processes) };
@@ -322,6 +500,14 @@ proptest! {
         // No clues, no findings.
         let nothing = find(&Clues::mark_only(RunId::try_from("f".repeat(16)).unwrap()), &snapshot);
         prop_assert!(nothing.is_empty());
+        // Another run that is alive loses nobody who carries its mark, or is its own, but recorded leaders.
+        let living = Living { marks: BTreeSet::from(["other".into()]), own: BTreeSet::new() };
+        let findings = find(&Clues { ports: vec![("web".into(), 8000)], began: Some(50), ..clues.clone() },
+            &Snapshot { living, ..snapshot });
+        for found in findings.certain.iter().chain(&findings.possible) {
+            let mark = by_pid[&found.identity.pid].mark.as_ref();
+            prop_assert!(mark.is_none_or(|mark| mark.run != "other") || found.why == Why::Recorded);
+        }
     }
 }
 
@@ -345,7 +531,7 @@ impl Drop for Tree {
 fn survey_until(tree: &mut Tree, clues: &Clues, what: &str, is_so: impl Fn(&Findings) -> bool) -> Findings {
     let deadline = Instant::now() + Duration::from_secs(20);
     loop {
-        let findings = survey(clues).unwrap();
+        let findings = survey(clues, &Living::default()).unwrap();
         tree.seen.extend(findings.certain.iter().chain(&findings.possible).map(|found| found.identity));
         if is_so(&findings) {
             return findings;
@@ -393,12 +579,15 @@ fn real_leftovers_are_found_before_and_after_their_leader_is_gone() {
     };
     assert_eq!((why("1111"), why("1112")), (Some(Why::Marked), Some(Why::Marked)));
     assert_eq!(why("1113"), Some(Why::Session(identity.pid)), "by a marked one in its session");
-    assert!(find(&Clues { boot: Some("another".into()), ..clues }, &Snapshot::take().unwrap()).is_empty());
+    assert!(
+        find(&Clues { boot: Some("another".into()), ..clues }, &Snapshot::take(&Living::default()).unwrap())
+            .is_empty()
+    );
 }
 
 #[test]
 fn we_and_our_ancestors_are_in_no_survey() {
-    let snapshot = Snapshot::take().unwrap();
+    let snapshot = Snapshot::take(&Living::default()).unwrap();
     let own = Identity::current().pid;
     assert!(snapshot.spared.contains(&own) && snapshot.spared.contains(&1));
     assert!(snapshot.processes.iter().any(|process| process.identity.pid == own));
@@ -406,5 +595,41 @@ fn we_and_our_ancestors_are_in_no_survey() {
         leaders: vec![LeaderClue { leader: Identity::current(), ..clue(own, 0) }],
         ..Clues::mark_only(run())
     };
-    assert!(survey(&clues).unwrap().certain.iter().all(|found| found.identity.pid != own));
+    assert!(
+        survey(&clues, &Living::default()).unwrap().certain.iter().all(|found| found.identity.pid != own)
+    );
+}
+
+#[test]
+fn within_one_tick_the_inode_tells_whose_number_it_is() {
+    let seen = |inode| Process { identity: leader().identity.with_inode(inode), ..leader() };
+    let in_group = |pid| Process { pgrp: 100, ..process(pid) };
+    // What the ledger says, what is seen, and whether that is the leader.
+    for (recorded, found, is_leader) in [
+        (Some(7), Some(7), true),
+        (Some(7), Some(8), false),
+        (None, Some(8), true),
+        (Some(7), None, true),
+        (None, None, true),
+    ] {
+        let mut clues = clues();
+        clues.leaders[0].leader = clues.leaders[0].leader.with_inode(recorded);
+        let findings = find(&clues, &snapshot(&[seen(found), member(300), in_group(301)]));
+        let (certain, possible) = (reasons(&findings.certain), reasons(&findings.possible));
+        if is_leader {
+            assert_eq!(certain, [(100, Why::Recorded), (300, Why::Session(100)), (301, Why::Group(100))]);
+        } else {
+            assert!(certain.is_empty() && possible.is_empty(), "{certain:?}, {possible:?}");
+        }
+    }
+}
+
+#[test]
+fn a_keepers_number_within_one_tick_spares_nobody() {
+    let mut clues = clues();
+    clues.spared[0] = clues.spared[0].with_inode(Some(7));
+    let with = |inode| Process { identity: Identity::new(90, 40).with_inode(inode), ..marked(90) };
+    assert!(find(&clues, &snapshot(&[with(Some(7))])).is_empty());
+    let findings = find(&clues, &snapshot(&[with(Some(8))]));
+    assert_eq!(reasons(&findings.certain), [(90, Why::Marked)]);
 }

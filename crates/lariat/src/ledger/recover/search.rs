@@ -1,0 +1,417 @@
+//! The search itself. Pure: it sees a snapshot and nothing else.
+
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::time::Duration;
+
+use lariat_sys::identity::Identity;
+
+use super::patterns::CommandPattern;
+use super::{Clues, Findings, Found, LeaderClue, Process, Reach, Snapshot, Trace, Why};
+
+/// Finds what is left of a run in a snapshot. Pure.
+#[must_use]
+pub fn find(clues: &Clues, snapshot: &Snapshot) -> Findings {
+    let mut findings = Findings { reach: reach(clues, snapshot), ..Findings::nobody() };
+    if findings.reach == Reach::Here {
+        let mut search = Search::new(clues, snapshot);
+        search.find_known();
+        while search.add_descendants() | search.add_members() {}
+        findings.possible = search.possible();
+        findings.certain = search.certain();
+    }
+    findings
+}
+
+/// Finds whoever works below `place` and whose command matches a pattern, without `known`. Nobody who belongs to a run
+/// that is alive, carries the mark of another one than `run`, or is older than `since`, is among them. Pure; the
+/// snapshot has to have been asked for the commands in that place.
+#[must_use]
+pub fn by_pattern(
+    snapshot: &Snapshot,
+    place: &Path,
+    patterns: &[CommandPattern],
+    run: Option<&str>,
+    since: Option<u64>,
+) -> Vec<Found> {
+    let alive = snapshot.belonging_to_living();
+    let mut found: Vec<Found> = Vec::new();
+    for process in &snapshot.processes {
+        let is_candidate = process.is_alive
+            && process.uid == Some(snapshot.user)
+            && !process.is_keeper
+            && !snapshot.spared.contains(&process.identity.pid)
+            && !alive.contains(&process.identity.pid)
+            && process.mark.as_ref().is_none_or(|mark| Some(mark.run.as_str()) == run)
+            && since.is_none_or(|since| process.identity.start >= since);
+        let traces = process.traces.as_ref().filter(|_| is_candidate);
+        let is_here = |cwd: &Path| cwd.starts_with(place);
+        let Some(traces) = traces.filter(|traces| traces.cwd.as_deref().is_some_and(is_here)) else {
+            continue;
+        };
+        if let Some(pattern) = patterns.iter().find(|pattern| pattern.matches(&traces.arguments)) {
+            let mut one = found_as(process, Why::Pattern, None);
+            one.pattern = Some(pattern.to_string());
+            found.push(one);
+        }
+    }
+    found.sort_by_key(|found| (found.identity.start, found.identity.pid));
+    found
+}
+
+fn reach(clues: &Clues, snapshot: &Snapshot) -> Reach {
+    match (&clues.boot, clues.pid_namespace, snapshot.pid_namespace) {
+        (Some(boot), _, _) if *boot != snapshot.boot => Reach::OtherBoot,
+        (_, Some(theirs), Some(ours)) if theirs != ours => Reach::OtherNamespace,
+        _ => Reach::Here,
+    }
+}
+
+/// A number that a leader gave to its session or group.
+#[derive(Clone, Copy)]
+struct Led<'a> {
+    number: i32,
+    is_session: bool,
+    clue: &'a LeaderClue,
+}
+
+impl Led<'_> {
+    fn has(&self, process: &Process) -> bool {
+        let number = if self.is_session { process.session } else { process.pgrp };
+        number == self.number
+    }
+
+    fn why(&self) -> Why {
+        if self.is_session { Why::Session(self.number) } else { Why::Group(self.number) }
+    }
+}
+
+struct Search<'a> {
+    clues: &'a Clues,
+    snapshot: &'a Snapshot,
+    children: BTreeMap<i32, Vec<&'a Process>>,
+    holders: BTreeMap<i32, Identity>,
+    led: Vec<Led<'a>>,
+    /// By pid: why it is the run's, and of which service.
+    ours: BTreeMap<i32, (Why, Option<String>)>,
+}
+
+impl<'a> Search<'a> {
+    fn new(clues: &'a Clues, snapshot: &'a Snapshot) -> Self {
+        let mut children: BTreeMap<i32, Vec<&Process>> = BTreeMap::new();
+        let mut holders = BTreeMap::new();
+        for process in &snapshot.processes {
+            children.entry(process.ppid).or_default().push(process);
+            holders.insert(process.identity.pid, process.identity);
+        }
+        let mut led = Vec::new();
+        for clue in &clues.leaders {
+            let number = clue.leader.pid;
+            // HAZARD(pid-reuse): a process that has the number now and is not our leader got it after our session and
+            // group were empty. Whoever has that session or group is a stranger.
+            let is_reused = holders.get(&number).is_some_and(|holder| !clue.leader.is_same(holder));
+            if !is_reused && number > 1 {
+                led.extend(clue.has_own_session.then_some(Led { number, is_session: true, clue }));
+                led.extend(clue.has_own_group.then_some(Led { number, is_session: false, clue }));
+            }
+        }
+        Self { clues, snapshot, children, holders, led, ours: BTreeMap::new() }
+    }
+
+    fn is_spared(&self, process: &Process) -> bool {
+        process.identity.pid <= 1
+            || self.snapshot.spared.contains(&process.identity.pid)
+            || self.clues.spared.iter().any(|spared| spared.is_same(&process.identity))
+            || self.snapshot.living.own.iter().any(|own| own.is_same(&process.identity))
+    }
+
+    /// It carries the mark of a run that is alive, and that run is another one.
+    fn is_of_another(&self, process: &Process) -> bool {
+        process.mark.as_ref().is_some_and(|mark| {
+            mark.run != self.clues.run.as_str() && self.snapshot.living.marks.contains(&mark.run)
+        })
+    }
+
+    fn add(&mut self, process: &Process, why: Why, service: Option<String>) -> bool {
+        if self.is_spared(process) || self.ours.contains_key(&process.identity.pid) {
+            return false;
+        }
+        self.ours.insert(process.identity.pid, (why, service));
+        true
+    }
+
+    /// Adds whoever is the run's by himself.
+    fn find_known(&mut self) {
+        for process in &self.snapshot.processes {
+            if let Some(clue) = self.clues.leaders.iter().find(|clue| clue.leader.is_same(&process.identity))
+            {
+                self.add(process, Why::Recorded, Some(clue.service.clone()));
+            }
+            if let Some(service) = self.snapshot.grouped.get(&process.identity.pid) {
+                self.add(process, Why::Cgroup, Some(service.clone()));
+            }
+            // Somebody else may put any text into his own environment.
+            let is_own = process.uid == Some(self.snapshot.user);
+            if let Some(mark) = process
+                .mark
+                .as_ref()
+                .filter(|mark| is_own && self.clues.has_mark && mark.run == self.clues.run.as_str())
+            {
+                self.add(process, Why::Marked, mark.service.clone());
+            }
+            if self.clues.left.iter().any(|left| left.is_same(&process.identity)) {
+                self.add(process, Why::Left, None);
+            }
+            if let Some(clue) = self.writes_to(process).filter(|_| is_own && !self.is_of_another(process)) {
+                self.add(process, Why::Output, Some(clue.service.clone()));
+            }
+            if self.clues.chosen.iter().any(|chosen| chosen.is_same(&process.identity)) {
+                self.add(process, Why::Chosen, None);
+            }
+        }
+    }
+
+    /// Returns the start whose output the process can write to. The writing end came from the service, by fork or by
+    /// hand.
+    fn writes_to(&self, process: &Process) -> Option<&'a LeaderClue> {
+        let pipes = &process.traces.as_ref()?.pipes;
+        // HAZARD(pipe-number): nobody who got it from the leader by descent is older than the leader.
+        self.clues.leaders.iter().find(|clue| {
+            clue.output.is_some_and(|output| pipes.contains(&output))
+                && process.identity.start >= clue.leader.start
+        })
+    }
+
+    /// Adds the children of what is ours already, and says whether there were any new ones.
+    fn add_descendants(&mut self) -> bool {
+        let mut has_grown = false;
+        let mut to_visit: Vec<i32> = self.ours.keys().copied().collect();
+        while let Some(parent) = to_visit.pop() {
+            let service = self.ours.get(&parent).and_then(|(_, service)| service.clone());
+            for child in self.children.get(&parent).cloned().unwrap_or_default() {
+                if !self.is_of_another(child) && self.add(child, Why::Descendant(parent), service.clone()) {
+                    has_grown = true;
+                    to_visit.push(child.identity.pid);
+                }
+            }
+        }
+        has_grown
+    }
+
+    /// Adds whoever is with somebody of ours in a session or group that a leader of ours led.
+    fn add_members(&mut self) -> bool {
+        let mut has_grown = false;
+        for led in self.led.clone() {
+            let members = || self.snapshot.processes.iter().filter(|process| led.has(process));
+            if members().any(|member| self.ours.contains_key(&member.identity.pid)) {
+                for member in members() {
+                    if !self.is_of_another(member) {
+                        has_grown |= self.add(member, led.why(), Some(led.clue.service.clone()));
+                    }
+                }
+            }
+        }
+        has_grown
+    }
+
+    fn possible(&self) -> Vec<Found> {
+        let alive = self.snapshot.belonging_to_living();
+        let is_candidate = |process: &Process| {
+            process.is_alive
+                && process.uid == Some(self.snapshot.user)
+                && !process.is_keeper
+                && !self.is_spared(process)
+                && !alive.contains(&process.identity.pid)
+                && !self.ours.contains_key(&process.identity.pid)
+        };
+        let mut suspects: BTreeMap<i32, (Why, Option<String>)> = BTreeMap::new();
+        for process in self.snapshot.processes.iter().filter(|process| is_candidate(process)) {
+            let suspicion =
+                self.by_number(process).or_else(|| self.by_port(process)).or_else(|| self.by_place(process));
+            suspects.extend(suspicion.map(|suspicion| (process.identity.pid, suspicion)));
+        }
+        // What a suspect has started goes with it.
+        let mut to_visit: Vec<i32> = suspects.keys().copied().collect();
+        while let Some(parent) = to_visit.pop() {
+            let service = suspects.get(&parent).and_then(|(_, service)| service.clone());
+            for child in self.children.get(&parent).into_iter().flatten().filter(|child| is_candidate(child))
+            {
+                if let Entry::Vacant(place) = suspects.entry(child.identity.pid) {
+                    place.insert((Why::Descendant(parent), service.clone()));
+                    to_visit.push(child.identity.pid);
+                }
+            }
+        }
+        self.take(suspects)
+    }
+
+    /// The number of a session or group that a leader of ours led.
+    fn by_number(&self, process: &Process) -> Option<(Why, Option<String>)> {
+        // Nobody is older than the leader he descends from.
+        let is_it = |led: &&Led<'_>| led.has(process) && process.identity.start >= led.clue.leader.start;
+        let led = self.led.iter().find(is_it)?;
+        Some((led.why(), Some(led.clue.service.clone())))
+    }
+
+    fn is_born_since(&self, process: &Process) -> bool {
+        self.clues.began.is_some_and(|began| process.identity.start >= began)
+    }
+
+    /// A listener on a port of the run.
+    fn by_port(&self, process: &Process) -> Option<(Why, Option<String>)> {
+        let traces = process.traces.as_ref().filter(|_| self.is_born_since(process))?;
+        let (service, port) = self.clues.ports.iter().find(|(_, port)| traces.ports.contains(port))?;
+        Some((Why::Port(*port), Some(service.clone())))
+    }
+
+    /// A daemon that says nothing of itself: nobody's child, in nobody's session, without terminal and environment. What
+    /// a person started (an editor, a shell, a server in another terminal) has at least the environment of its login.
+    fn by_place(&self, process: &Process) -> Option<(Why, Option<String>)> {
+        let place = self.clues.place.as_deref()?;
+        let is_bare = !process.has_home && !process.has_terminal && process.mark.is_none();
+        if !is_bare || !self.is_born_since(process) || !self.is_orphan(process) {
+            return None;
+        }
+        let traces = process.traces.as_ref()?;
+        let is_inside = |path: &std::path::PathBuf| path.starts_with(place);
+        let trace = if traces.cwd.iter().any(is_inside) {
+            Trace::WorkingDirectory
+        } else if traces.program.iter().any(is_inside) {
+            Trace::Program
+        } else if traces.files.iter().any(is_inside) {
+            Trace::File
+        } else {
+            return None;
+        };
+        Some((Why::Place(trace), None))
+    }
+
+    /// Its parent was there before the run began, so it is not the one that started it, or did so without the run; and
+    /// so with the leader of its session.
+    fn is_orphan(&self, process: &Process) -> bool {
+        let is_older = |pid: i32| match (self.holders.get(&pid), self.clues.began) {
+            (Some(holder), Some(began)) => holder.start < began,
+            (_, _) => false,
+        };
+        let has_parent =
+            process.ppid > 1 && self.holders.contains_key(&process.ppid) && !is_older(process.ppid);
+        let is_in_older_session = process.session != process.identity.pid && is_older(process.session);
+        !has_parent && !is_in_older_session
+    }
+
+    fn certain(mut self) -> Vec<Found> {
+        let ours = std::mem::take(&mut self.ours);
+        self.take(ours)
+    }
+
+    /// Makes findings of those that are alive, parents first.
+    fn take(&self, mut reasons: BTreeMap<i32, (Why, Option<String>)>) -> Vec<Found> {
+        let mut all = Vec::new();
+        for process in self.snapshot.processes.iter().filter(|process| process.is_alive) {
+            if let Some((why, service)) = reasons.remove(&process.identity.pid) {
+                all.push(found_as(process, why, service));
+            }
+        }
+        // A child is never older than its parent; of the same tick, the lower number nearly always came first.
+        all.sort_by_key(|found: &Found| (found.identity.start, found.identity.pid));
+        all
+    }
+}
+
+impl Snapshot {
+    /// Returns the numbers of everybody who belongs to a run that is alive: its own processes, what carries its mark, and
+    /// what descends from either.
+    pub(super) fn belonging_to_living(&self) -> BTreeSet<i32> {
+        let is_living = |process: &&Process| {
+            process.is_keeper
+                || self.living.own.contains(&process.identity)
+                || process.mark.as_ref().is_some_and(|mark| self.living.marks.contains(&mark.run))
+        };
+        let seeds: Vec<i32> =
+            self.processes.iter().filter(is_living).map(|process| process.identity.pid).collect();
+        self.with_descendants(seeds)
+    }
+
+    /// Returns the numbers of these processes and of everybody below them.
+    pub(super) fn with_descendants(&self, seeds: Vec<i32>) -> BTreeSet<i32> {
+        let mut children: BTreeMap<i32, Vec<i32>> = BTreeMap::new();
+        for process in &self.processes {
+            children.entry(process.ppid).or_default().push(process.identity.pid);
+        }
+        let mut all: BTreeSet<i32> = seeds.iter().copied().collect();
+        let mut to_visit = seeds;
+        while let Some(parent) = to_visit.pop() {
+            let below = children.get(&parent).into_iter().flatten();
+            to_visit.extend(below.filter(|child| all.insert(**child)));
+        }
+        all
+    }
+
+    /// Returns the eldest of our user who carries this mark.
+    #[must_use]
+    pub fn eldest_with(&self, mark: &str) -> Option<Identity> {
+        let carries = |process: &&Process| {
+            process.is_alive
+                && process.uid == Some(self.user)
+                && process.mark.as_ref().is_some_and(|found| found.run == mark)
+        };
+        let carriers = self.processes.iter().filter(carries).map(|process| process.identity);
+        carriers.min_by_key(|identity| (identity.start, identity.pid))
+    }
+
+    /// Returns the keepers that somebody with this mark hangs on.
+    #[must_use]
+    pub fn keepers_above(&self, mark: &str) -> Vec<Identity> {
+        let carries = |process: &&Process| process.mark.as_ref().is_some_and(|found| found.run == mark);
+        let carriers: Vec<i32> = self.processes.iter().filter(carries).map(pid).collect();
+        let keepers = self.processes.iter().filter(|process| process.is_keeper);
+        let is_above = |keeper: &&Process| {
+            let below = self.with_descendants(vec![keeper.identity.pid]);
+            carriers.iter().any(|carrier| below.contains(carrier))
+        };
+        keepers.filter(is_above).map(|keeper| keeper.identity).collect()
+    }
+
+    /// Returns the marks that processes of our user carry and that are not in `known`, each with whether it is surely
+    /// no live run's: nobody who carries it is a keeper, or below one.
+    #[must_use]
+    pub fn unknown_marks(&self, known: &BTreeSet<String>) -> BTreeMap<String, bool> {
+        let below_keepers =
+            self.with_descendants(self.processes.iter().filter(|p| p.is_keeper).map(pid).collect());
+        let mut marks = BTreeMap::new();
+        for process in self.processes.iter().filter(|p| p.is_alive && p.uid == Some(self.user)) {
+            let Some(mark) = process.mark.as_ref().filter(|mark| !known.contains(&mark.run)) else {
+                continue;
+            };
+            let is_below = below_keepers.contains(&process.identity.pid);
+            let is_lost = marks.entry(mark.run.clone()).or_insert(true);
+            *is_lost &= !is_below && !self.living.own.contains(&process.identity);
+        }
+        marks
+    }
+}
+
+fn pid(process: &Process) -> i32 {
+    process.identity.pid
+}
+
+pub(super) fn found_as(process: &Process, why: Why, service: Option<String>) -> Found {
+    Found {
+        identity: process.identity,
+        why,
+        pattern: None,
+        service,
+        ppid: process.ppid,
+        uid: process.uid,
+        comm: process.comm.clone(),
+        command: String::new(),
+        age: Duration::ZERO,
+    }
+}
+
+/// Says whether an identity is among findings.
+#[must_use]
+pub fn has(found: &[Found], identity: Identity) -> bool {
+    found.iter().any(|found| found.identity == identity)
+}

@@ -1,0 +1,315 @@
+//! All runs of this user on the machine: stacks from the list of runs, commands from their records.
+//!
+//! Reads, and changes nothing. Whether a stack is alive is said by its project's lock; where the project is gone, by its
+//! supervisor and keepers. What a run of neither list has left is found by the marks of processes
+//! ([`crate::ledger::recover::Snapshot::unknown_marks`]).
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use lariat_sys::identity::{BootId, Identity};
+use lariat_sys::procfs;
+
+use super::recovery::Others;
+use crate::ledger::command::{self, CommandFile};
+use crate::ledger::index::{IndexEntry, RunIndex, UserDirs};
+use crate::ledger::record::{RunId, RunRecord};
+use crate::ledger::recover::{self, Clues, Living, Reach, Snapshot};
+use crate::ledger::store::{self, Loaded};
+use crate::ledger::{LedgerError, StateDir, lock};
+
+/// How it is with a run.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum State {
+    /// Its supervisor is alive.
+    Alive,
+    /// Its supervisor is dead, and keepers are ending it.
+    Finishing,
+    /// It did not end by itself.
+    Crashed,
+    /// It ended and was closed; its entry was left.
+    Ended,
+    /// It cannot be told from here.
+    Unknown,
+}
+
+/// What a run is.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Kind {
+    /// A stack with this name, if that is known.
+    Stack(Option<String>),
+    /// A command.
+    Command(Vec<String>),
+    /// Nothing is known but processes that carry its id.
+    Lost,
+    /// None: processes that work in a project, and that no run is known to have started.
+    Project,
+}
+
+/// One run.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct KnownRun {
+    /// Its id.
+    pub run: RunId,
+    /// What it is.
+    pub kind: Kind,
+    /// Where: the project's root, or the command's working directory.
+    pub dir: Option<PathBuf>,
+    /// When it began, in milliseconds since the Unix epoch.
+    pub started_unix_ms: Option<u64>,
+    /// Who decides.
+    pub supervisor: Option<Identity>,
+    /// Its keepers.
+    pub keepers: Vec<Identity>,
+    /// The run around it, whose mark its processes carry.
+    pub inside: Option<RunId>,
+    /// How it is.
+    pub state: State,
+    /// Why that cannot be told, or what else a person should know.
+    pub note: Option<String>,
+    /// What is known for a search; only of those that did not end by themselves.
+    pub clues: Option<Clues>,
+}
+
+/// All that are known.
+#[derive(Clone, Default, PartialEq, Eq, Debug)]
+pub struct Runs {
+    /// Stacks and commands, in this order.
+    pub known: Vec<KnownRun>,
+    /// The list of runs, as it is on the disk.
+    pub listed: Vec<IndexEntry>,
+    /// The records of commands.
+    pub commands: Vec<CommandFile>,
+    /// What could not be read.
+    pub notes: Vec<String>,
+}
+
+impl Runs {
+    /// Reads what the user's directories say. What cannot be read is a note.
+    #[must_use]
+    pub fn read(dirs: &UserDirs) -> Self {
+        let mut runs = Self::default();
+        let index = dirs.runs().map(|directory| RunIndex::at(&directory));
+        match index.map_or(Ok(Vec::new()), |index| index.list()) {
+            Ok(listed) => runs.listed = listed,
+            Err(error) => runs.notes.push(error.to_string()),
+        }
+        for directory in dirs.at_runtime_all() {
+            match command::list(&directory) {
+                Ok(found) => runs.commands.extend(found),
+                Err(error) => runs.notes.push(error.to_string()),
+            }
+        }
+        // Without it no record can be believed to be of this boot.
+        let boot = BootId::read().map(|boot| boot.to_string()).unwrap_or_default();
+        runs.known.extend(runs.listed.iter().map(|entry| stack(entry, &boot)));
+        runs.known.extend(runs.commands.iter().map(|file| of_command(file, &boot, dirs.home.as_deref())));
+        runs
+    }
+
+    /// Returns the ids of all of them, and of the runs around those that are alive.
+    fn marks(&self) -> BTreeSet<String> {
+        let is_alive = |run: &&KnownRun| matches!(run.state, State::Alive | State::Finishing);
+        let around = self.known.iter().filter(is_alive).filter_map(|run| run.inside.as_ref());
+        self.known.iter().map(|run| &run.run).chain(around).map(ToString::to_string).collect()
+    }
+
+    /// Returns the ids of those that did not surely end.
+    pub(super) fn at_work(&self) -> BTreeSet<String> {
+        let is_over = |run: &&KnownRun| matches!(run.state, State::Crashed | State::Ended);
+        self.known.iter().filter(|run| !is_over(run)).map(|run| run.run.to_string()).collect()
+    }
+
+    /// Returns what belongs to those that are alive or are being ended by their keepers.
+    #[must_use]
+    pub fn living(&self) -> Living {
+        let mut living = Living::default();
+        let is_alive = |run: &&KnownRun| matches!(run.state, State::Alive | State::Finishing);
+        // A run inside another one carries that one's mark, and is part of it: of its life, and of what it leaves.
+        for run in self.known.iter().filter(is_alive).filter(|run| run.inside.is_none()) {
+            living.marks.insert(run.run.to_string());
+            living.own.extend(run.supervisor);
+            living.own.extend(&run.keepers);
+        }
+        living
+    }
+
+    /// Returns what a search for leftovers of one of them has to know of the others.
+    #[must_use]
+    pub fn others(&self) -> Others {
+        Others { living: self.living(), listed: self.listed.clone() }
+    }
+
+    /// Corrects the states of those of which only the mark is known, by who carries it: a mark below a keeper is that of
+    /// a run that is being ended. Adds runs that are in neither list.
+    pub fn complete(&mut self, snapshot: &Snapshot) {
+        let all = snapshot.unknown_marks(&BTreeSet::new());
+        for run in self.known.iter_mut().filter(|run| run.state == State::Crashed) {
+            let is_blind = run.clues.as_ref().is_some_and(|clues| clues.leaders.is_empty());
+            if is_blind && all.get(run.run.as_str()) == Some(&false) {
+                run.state = State::Finishing;
+                run.keepers = snapshot.keepers_above(run.run.as_str());
+                run.clues = None;
+            }
+        }
+        let marks = snapshot.unknown_marks(&self.marks());
+        let lost = marks.into_iter().filter(|(_, is_lost)| *is_lost);
+        for run in lost.filter_map(|(mark, _)| RunId::try_from(mark).ok()) {
+            // Where its eldest process works is the best guess at where it was started.
+            let eldest = snapshot.eldest_with(run.as_str());
+            self.known.push(KnownRun {
+                dir: eldest.and_then(|eldest| procfs::cwd(eldest.pid).ok().flatten()),
+                clues: Some(Clues::mark_only(run.clone())),
+                state: State::Crashed,
+                ..known(run, Kind::Lost)
+            });
+        }
+    }
+
+    /// Returns how many processes are left of a run that crashed.
+    #[must_use]
+    pub fn left_of(run: &KnownRun, snapshot: &Snapshot) -> usize {
+        run.clues.as_ref().map_or(0, |clues| recover::find(clues, snapshot).certain.len())
+    }
+}
+
+fn known(run: RunId, kind: Kind) -> KnownRun {
+    KnownRun {
+        run,
+        kind,
+        dir: None,
+        started_unix_ms: None,
+        supervisor: None,
+        keepers: Vec::new(),
+        inside: None,
+        state: State::Unknown,
+        note: None,
+        clues: None,
+    }
+}
+
+/// What the project's ledger says of an entry of the list.
+fn stack(entry: &IndexEntry, boot: &str) -> KnownRun {
+    let of_entry = KnownRun {
+        dir: Some(entry.root.clone()),
+        started_unix_ms: entry.started_unix_ms,
+        supervisor: entry.supervisor.map(Identity::from),
+        ..known(entry.run.clone(), Kind::Stack(entry.stack.clone()))
+    };
+    match project(&entry.root, &entry.run) {
+        Ok(Ledger::Ours { record, is_held }) => of_record(of_entry, &record, is_held),
+        Ok(Ledger::Other) => without_ledger(of_entry, entry, boot),
+        Err(error) => KnownRun { note: Some(error.to_string()), ..of_entry },
+    }
+}
+
+/// The ledger in a project's directory.
+enum Ledger {
+    /// It is this run's, and somebody holds the lock or not.
+    Ours { record: Box<RunRecord>, is_held: bool },
+    /// It is another run's, damaged, or not there.
+    Other,
+}
+
+fn project(root: &Path, run: &RunId) -> Result<Ledger, LedgerError> {
+    let Some(state) = StateDir::open(root)? else { return Ok(Ledger::Other) };
+    // The lock first: a run that ends in between is seen as held and closed, which is an end.
+    let is_held = lock::is_held(&state)?;
+    Ok(match store::load(&state)? {
+        Loaded::Record(record) | Loaded::Newer { record: Some(record), .. } if record.run == *run => {
+            Ledger::Ours { record, is_held }
+        }
+        _ => Ledger::Other,
+    })
+}
+
+fn of_record(of_entry: KnownRun, record: &RunRecord, is_held: bool) -> KnownRun {
+    let supervisor = Identity::from(record.supervisor);
+    let state = match (record.is_closed, is_held) {
+        (true, _) => State::Ended,
+        (false, true) if supervisor.is_alive() => State::Alive,
+        (false, true) => State::Finishing,
+        (false, false) => State::Crashed,
+    };
+    KnownRun {
+        kind: Kind::Stack(Some(record.stack.clone())),
+        started_unix_ms: Some(record.started_unix_ms),
+        supervisor: Some(supervisor),
+        keepers: record.services.iter().filter_map(|s| s.keeper.map(Identity::from)).collect(),
+        clues: (state == State::Crashed).then(|| Clues::of(record)),
+        state,
+        ..of_entry
+    }
+}
+
+/// The project was removed, moved, or has begun another run: the entry and the marks of processes are what is left.
+fn without_ledger(of_entry: KnownRun, entry: &IndexEntry, boot: &str) -> KnownRun {
+    let of_entry = KnownRun { note: Some("its ledger is gone".to_owned()), ..of_entry };
+    let is_this_boot = entry.boot.as_ref().is_none_or(|of_entry| of_entry == boot);
+    if is_this_boot && of_entry.supervisor.is_some_and(|supervisor| supervisor.is_alive()) {
+        return KnownRun { state: State::Alive, ..of_entry };
+    }
+    let clues = Clues {
+        boot: entry.boot.clone(),
+        spared: of_entry.supervisor.into_iter().collect(),
+        began: of_entry.supervisor.map(|supervisor| supervisor.start),
+        place: recover::place(&entry.root),
+        ..Clues::mark_only(entry.run.clone())
+    };
+    KnownRun { state: State::Crashed, clues: Some(clues), ..of_entry }
+}
+
+fn of_command(file: &CommandFile, boot: &str, home: Option<&Path>) -> KnownRun {
+    let record = match &file.loaded {
+        command::Loaded::Record(record) => record,
+        command::Loaded::Newer => {
+            let note = format!("{} is a newer lariat's", file.path.display());
+            return KnownRun { note: Some(note), ..known(file.run.clone(), Kind::Command(Vec::new())) };
+        }
+        command::Loaded::Damaged(problem) => {
+            let note = format!("its record, {}, is damaged: {problem}", file.path.display());
+            return KnownRun {
+                state: State::Crashed,
+                note: Some(note),
+                clues: Some(Clues::mark_only(file.run.clone())),
+                ..known(file.run.clone(), Kind::Command(Vec::new()))
+            };
+        }
+    };
+    let (supervisor, keeper) = (Identity::from(record.supervisor), Identity::from(record.keeper));
+    let clues = record.clues(home);
+    let is_here = record.boot == boot;
+    let state = match is_here {
+        true if is_elsewhere(&clues) => State::Unknown,
+        true if supervisor.is_alive() => State::Alive,
+        true if keeper.is_alive() => State::Finishing,
+        _ => State::Crashed,
+    };
+    KnownRun {
+        dir: Some(record.dir.clone()),
+        started_unix_ms: Some(record.started_unix_ms),
+        supervisor: Some(supervisor),
+        keepers: vec![keeper],
+        inside: (record.marker != record.run).then(|| record.marker.clone()),
+        note: (state == State::Unknown).then(|| "it is in another pid namespace".to_owned()),
+        clues: (state == State::Crashed).then_some(clues),
+        state,
+        ..known(record.run.clone(), Kind::Command(record.command.clone()))
+    }
+}
+
+fn is_elsewhere(clues: &Clues) -> bool {
+    matches!((clues.pid_namespace, recover::own_pid_namespace()), (Some(theirs), Some(ours)) if theirs != ours)
+}
+
+/// Says in words that a run's numbers mean nothing here; `None` where they do.
+#[must_use]
+pub fn reach_in_words(reach: Reach) -> Option<&'static str> {
+    match reach {
+        Reach::Here => None,
+        Reach::OtherBoot => Some("the machine was started anew since: nothing of the run can be alive"),
+        Reach::OtherNamespace => {
+            Some("the run was in another pid namespace: whether it is alive cannot be seen from here")
+        }
+    }
+}
