@@ -42,6 +42,8 @@
 //! - The hazards named in comments (`HAZARD(name)`) are described in `HAZARDS.md` at the root of the repository.
 
 pub mod files;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 pub mod identity;
 pub mod pidfd;
 pub mod poll;

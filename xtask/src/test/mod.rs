@@ -3,6 +3,7 @@
 //! Each step has a deadline and ends in counts. A step that fails does not keep the next from running. What cannot
 //! be run here is a skip with its reason, counted and printed; in CI a skip is a failure.
 
+mod fuzz;
 mod isolate;
 mod needs;
 mod readme;
@@ -82,6 +83,7 @@ const STEPS: &[Step] = &[
     Step { name: "doc tests", run: steps::doc_tests, is_quick: false },
     Step { name: "documentation", run: steps::documentation, is_quick: false },
     Step { name: "tests as an ordinary user", run: user::run, is_quick: false },
+    Step { name: "fuzz targets", run: fuzz::run, is_quick: false },
     Step { name: "README", run: readme::run, is_quick: false },
 ];
 
