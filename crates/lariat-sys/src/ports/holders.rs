@@ -13,11 +13,13 @@ use rustix::fs::{AtFlags, CWD, Mode, OFlags, RawDir};
 
 use super::text;
 use crate::procfs::{self, ProcPath, Stat};
-use crate::{Result, tree};
+use crate::{Result, process, tree};
 
 /// A parent with more children than that, who is in their session, is a shell or a script with a crowd of jobs: its
 /// other children have nothing to do with the socket of one of them.
 const SIBLINGS_MAX: usize = 64;
+/// Whoever has more descriptors than that has opened them itself.
+const GIVEN_MAX: i64 = 16;
 /// The parent of all kernel threads, and its name.
 const KERNEL_PARENT: (i32, &str) = (2, "kthreadd");
 
@@ -51,13 +53,14 @@ pub fn find_holders(inodes: &[u64]) -> Vec<(u64, i32)> {
     let pids = procfs::pids().unwrap_or_default();
     let mut search = Search::new(inodes, &pids);
     search.skip_kernel_threads();
-    // Whoever has standard descriptors alone comes last: a socket is hardly ever one of them.
+    // Whoever has hardly more than its standard descriptors comes last: a socket is rarely among them.
+    let few = few();
     for is_last in [false, true] {
         for pid in pids.iter().rev() {
             if search.has_all() {
                 break;
             }
-            if is_last || !has_few(*pid) {
+            if is_last || !(1..=few).contains(&count(*pid)) {
                 search.look(*pid);
             }
         }
@@ -75,12 +78,18 @@ pub fn find_holders(inodes: &[u64]) -> Vec<(u64, i32)> {
     search.finish()
 }
 
-/// Says whether a process has three descriptors at most.
+/// Returns how many descriptors are few: the three standard ones, and those that we were given ourselves besides. Terminals
+/// and runners leak some to everything below them.
+fn few() -> i64 {
+    Some(count(process::pid())).filter(|own| *own <= GIVEN_MAX).unwrap_or_default().max(3)
+}
+
+/// Returns how many descriptors a process has, 0 if it is not known.
 ///
-/// KERNEL(6.2): the size of the directory is their number. Before that it is 0, and so it is for whoever has none.
-fn has_few(pid: i32) -> bool {
+/// KERNEL(6.2): the size of the directory is their number. Before that it is 0.
+fn count(pid: i32) -> i64 {
     let stat = rustix::fs::statat(CWD, ProcPath::new(pid, "/fd").as_c_str(), AtFlags::empty());
-    stat.is_ok_and(|stat| (1..=3).contains(&stat.st_size))
+    stat.map(|stat| stat.st_size).unwrap_or_default()
 }
 
 /// A search for the holders of some sockets.
