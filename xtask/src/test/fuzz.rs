@@ -20,9 +20,8 @@ use crate::commands;
 const TARGETS: &[&str] = &["config", "ledger", "procfile", "procfs", "wire"];
 /// The target with a fault in it.
 const CONTROL: &str = "control";
-/// How long each target is run, in seconds; [`SECONDS_VARIABLE`] says otherwise.
-const SECONDS: u64 = 10;
-const SECONDS_VARIABLE: &str = "LARIAT_FUZZ_SECONDS";
+/// How long each target is run, in seconds.
+pub(super) const SECONDS: u64 = 10;
 /// The most that the control may take to fail, in seconds: it takes less than one.
 const CONTROL_SECONDS: u64 = 60;
 /// How long one input may take, in seconds: the readers take microseconds.
@@ -34,11 +33,15 @@ const FLAGS: &str = "--cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanitizer
 
 /// Builds the targets and runs each.
 pub(super) fn run(session: &Session) -> Result<Outcome> {
+    run_for(session, SECONDS)
+}
+
+/// Does so, each for so many seconds.
+pub(super) fn run_for(session: &Session, seconds: u64) -> Result<Outcome> {
     if !commands::is_installed("c++") {
         return Ok(Outcome::skip("fuzz targets: libFuzzer needs a C++ compiler, and there is no `c++`"));
     }
     let fuzz = Fuzz::build(session)?;
-    let seconds = std::env::var(SECONDS_VARIABLE).ok().and_then(|text| text.parse().ok()).unwrap_or(SECONDS);
     let mut outcome = Outcome::default();
     let (has_failed, text) = fuzz.run(CONTROL, CONTROL_SECONDS)?;
     let is_caught =

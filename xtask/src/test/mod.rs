@@ -122,6 +122,22 @@ pub(crate) fn run(root: &Path, args: &[String]) -> Result<bool> {
     Ok(is_well)
 }
 
+/// Runs the fuzz targets alone.
+///
+/// # Errors
+/// The argument is no number of seconds, or the targets do not build.
+pub(crate) fn fuzz(root: &Path, args: &[String]) -> Result<bool> {
+    let seconds = match args {
+        [] => fuzz::SECONDS,
+        [seconds] => seconds.parse().context("`fuzz` takes a number of seconds")?,
+        _ => bail!("unknown arguments: {}", args.join(" ")),
+    };
+    let outcome = fuzz::run_for(&Session::new(root)?, seconds)?;
+    println!("{}", line("fuzz targets", &outcome, Duration::ZERO));
+    outcome.skips.iter().for_each(|reason| println!("skipped: {reason}"));
+    Ok(outcome.failed == 0 && outcome.skips.is_empty())
+}
+
 fn line(name: &str, outcome: &Outcome, took: Duration) -> String {
     let Outcome { passed, failed, skips } = outcome;
     let mark = if *failed > 0 { "FAILED" } else { "ok" };
