@@ -21,12 +21,13 @@ usage: cargo xtask <task>
 
   test [--quick]          everything a change must pass; installs what the tests need
                           --quick: format, lints, tidy and tests only
+  fuzz [SECONDS]          the fuzz targets alone, each for so long (default: 10)
   tidy                    the house rules that no compiler checks
   bench [OPTIONS] [PART…] lariat beside its peers, against the budgets
                           --json FILE       the same as JSON
                           --profile NAME    Cargo profile of the lariat measured (default: dist)
                           --rounds N        rounds per comparison, instead of each part's own number
-                          PART: run, stop, kill, logs, idle, start (default: all)
+                          PART: run, stop, kill, logs, idle, start, port (default: all)
 ";
 
 fn main() -> ExitCode {
@@ -46,6 +47,7 @@ fn dispatch(args: &[String]) -> Result<bool> {
     let (task, rest) = args.split_first().context(USAGE)?;
     match task.as_str() {
         "test" => test::run(&root()?, rest),
+        "fuzz" => test::fuzz(&root()?, rest),
         "tidy" => tidy::run(&root()?),
         "bench" => bench::run(&root()?, rest),
         bench::INNER => bench::run_inner(rest),

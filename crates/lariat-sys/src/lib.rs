@@ -44,6 +44,8 @@
 
 pub mod cgroup;
 pub mod files;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 pub mod identity;
 pub mod kernel;
 pub mod pidfd;

@@ -83,3 +83,13 @@ pub fn listeners_by_proc() -> Result<Vec<Listener>> {
     Table::ALL.into_iter().try_for_each(|table| text::listeners(table, &mut found))?;
     Ok(found)
 }
+
+/// Reads bytes in every way that this module reads the kernel's.
+#[cfg(fuzzing)]
+pub(crate) fn fuzz(bytes: &[u8]) {
+    let _ = text::socket(bytes);
+    for table in Table::ALL {
+        text::fuzz(bytes, table);
+        diag::fuzz(bytes, table);
+    }
+}

@@ -393,6 +393,16 @@ fn absent<T>(errno: Errno) -> Result<Option<T>> {
     }
 }
 
+/// Reads bytes in every way that this module reads the kernel's.
+#[cfg(fuzzing)]
+pub(crate) fn fuzz(bytes: &[u8]) {
+    if let Some(stat) = text::stat(bytes) {
+        let _ = (stat.identity(), stat.is_alive(), stat.comm.to_string(), stat.state.letter());
+    }
+    let _ = text::status(bytes);
+    let _ = text::number::<i32>(bytes);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

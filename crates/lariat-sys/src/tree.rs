@@ -163,6 +163,21 @@ impl NumberList {
     }
 }
 
+/// Reads bytes as a children list that comes in pieces of every length.
+#[cfg(fuzzing)]
+pub(crate) fn fuzz(bytes: &[u8]) {
+    let read = |piece: usize| {
+        let (mut list, mut out) = (NumberList::default(), Vec::new());
+        bytes.chunks(piece).for_each(|piece| list.feed(piece, &mut out));
+        list.finish(&mut out);
+        out
+    };
+    let whole = read(bytes.len().max(1));
+    assert!(whole.iter().all(|pid| *pid > 0));
+    assert_eq!(read(1), whole);
+    assert_eq!(read(7), whole);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -45,13 +45,13 @@ pub(super) fn measure(bench: &Bench, report: &mut Report) -> Result<()> {
 }
 
 fn round(bench: &Bench, report: &mut Report, listener: &Listener, where_: &str) -> Result<()> {
-    let asked = Asked::all(bench, &listener.port);
     let pid = listener.child.id().to_string();
+    let asked = Asked::all(bench, &listener.port, &pid);
     let mut samples: Vec<Sample> = asked.iter().map(|asked| Sample::new(asked.name)).collect();
     for round in 0..bench.rounds(40) + WARM_UP {
         // One after the other within a round, so that all meet the same machine.
         for (asked, sample) in asked.iter().zip(&mut samples) {
-            let took = timed(|| asked.ask(&pid))?;
+            let took = timed(|| asked.ask(&pid)).with_context(|| asked.name.to_owned())?;
             if round >= WARM_UP {
                 sample.push_time(took);
             }
@@ -60,7 +60,7 @@ fn round(bench: &Bench, report: &mut Report, listener: &Listener, where_: &str) 
     for peer in ["lsof", "lsof -ti :N", "ss"] {
         let of = |name: &str| samples.iter().find(|sample| sample.name == name).cloned();
         let budget = Budget::AtMostTimes(TENTH, peer);
-        let samples = ["lariat", peer].into_iter().filter_map(of).collect();
+        let samples = ["lariat", peer, "bare spawn"].into_iter().filter_map(of).collect();
         let what = format!("the holder, {where_}, over {peer}");
         report.add(Row { part: "port", what, unit: "ms", samples, budget });
     }
@@ -88,7 +88,7 @@ impl Drop for Listener {
 
 impl Asked {
     /// Lariat, and the peers that are installed, each with what people type.
-    fn all(bench: &Bench, port: &str) -> Vec<Self> {
+    fn all(bench: &Bench, port: &str, pid: &str) -> Vec<Self> {
         let lariat = bench.lariat.display().to_string();
         let mut all = vec![Self::new("lariat", &[&lariat, "port", port], 7)];
         let only = format!("-iTCP:{port}");
@@ -103,6 +103,9 @@ impl Asked {
                 all.push(Self::new(name, &[&[program.as_str()], &argv[1..]].concat(), 0));
             }
         }
+        // What starting any process costs here, for comparison: it names the process because it is told to.
+        let pid = pid.to_owned();
+        all.push(Self { name: "bare spawn", argv: vec!["/bin/echo".to_owned(), pid], code: 0 });
         all
     }
 

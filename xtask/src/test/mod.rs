@@ -3,6 +3,7 @@
 //! Each step has a deadline and ends in counts. A step that fails does not keep the next from running. What cannot
 //! be run here is a skip with its reason, counted and printed; in CI a skip is a failure.
 
+mod fuzz;
 mod isolate;
 mod needs;
 mod readme;
@@ -89,6 +90,7 @@ const STEPS: &[Step] = &[
     Step { name: "documentation", run: steps::documentation, is_quick: false },
     Step { name: "tests as an ordinary user", run: user::run, is_quick: false },
     Step { name: "the same by descent alone", run: user::matrix, is_quick: false },
+    Step { name: "fuzz targets", run: fuzz::run, is_quick: false },
     Step { name: "README", run: readme::run, is_quick: false },
 ];
 
@@ -125,6 +127,22 @@ pub(crate) fn run(root: &Path, args: &[String]) -> Result<bool> {
     }
     println!("{} passed, {} failed, {} skipped", total.passed, total.failed, total.skips.len());
     Ok(is_well)
+}
+
+/// Runs the fuzz targets alone.
+///
+/// # Errors
+/// The argument is no number of seconds, or the targets do not build.
+pub(crate) fn fuzz(root: &Path, args: &[String]) -> Result<bool> {
+    let seconds = match args {
+        [] => fuzz::SECONDS,
+        [seconds] => seconds.parse().context("`fuzz` takes a number of seconds")?,
+        _ => bail!("unknown arguments: {}", args.join(" ")),
+    };
+    let outcome = fuzz::run_for(&Session::new(root)?, seconds)?;
+    println!("{}", line("fuzz targets", &outcome, Duration::ZERO));
+    outcome.skips.iter().for_each(|reason| println!("skipped: {reason}"));
+    Ok(outcome.failed == 0 && outcome.skips.is_empty())
 }
 
 fn line(name: &str, outcome: &Outcome, took: Duration) -> String {

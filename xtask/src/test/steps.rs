@@ -135,7 +135,7 @@ fn nextest(session: &Session, how: &TestRun<'_>) -> Result<Outcome> {
     counted(&mut command, nextest_counts)
 }
 
-fn host() -> Result<String> {
+pub(super) fn host() -> Result<String> {
     let (_, text) = commands::output(Command::new("rustc").arg("-vV"), Duration::from_secs(60))?;
     let line = text.lines().find_map(|line| line.strip_prefix("host: "));
     Ok(line.context("rustc does not name its host")?.to_owned())

@@ -75,22 +75,44 @@ fn answers(socket: &OwnedFd, table: Table, sequence: u32, found: &mut Vec<Listen
         let length = call::retry(|| unsafe {
             libc::recv(socket.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len(), libc::MSG_TRUNC)
         })?;
-        let mut rest = buffer.get(..length as usize).ok_or(Errno::MSGSIZE)?;
-        while !rest.is_empty() {
-            let message = Message::first(rest).ok_or(Errno::BADMSG)?;
-            rest = rest.get(message.aligned_length()..).unwrap_or_default();
-            if message.sequence != sequence {
-                continue;
-            }
-            is_consistent &= message.flags & libc::NLM_F_DUMP_INTR as u16 == 0;
-            match libc::c_int::from(message.kind) {
-                libc::NLMSG_DONE => return Ok(is_consistent),
-                libc::NLMSG_ERROR => return Err(message.error()),
-                _ if message.kind == BY_FAMILY => found.extend(message.listener(table)),
-                _ => {}
-            }
+        let answer = buffer.get(..length as usize).ok_or(Errno::MSGSIZE)?;
+        if read(answer, table, sequence, found, &mut is_consistent)? {
+            return Ok(is_consistent);
         }
     }
+}
+
+/// Reads the messages of one answer, and says whether the listing is done.
+fn read(
+    mut rest: &[u8],
+    table: Table,
+    sequence: u32,
+    found: &mut Vec<Listener>,
+    is_consistent: &mut bool,
+) -> Result<bool> {
+    while !rest.is_empty() {
+        let message = Message::first(rest).ok_or(Errno::BADMSG)?;
+        rest = rest.get(message.aligned_length()..).unwrap_or_default();
+        if message.sequence != sequence {
+            continue;
+        }
+        *is_consistent &= message.flags & libc::NLM_F_DUMP_INTR as u16 == 0;
+        match libc::c_int::from(message.kind) {
+            libc::NLMSG_DONE => return Ok(true),
+            libc::NLMSG_ERROR => return Err(message.error()),
+            _ if message.kind == BY_FAMILY => found.extend(message.listener(table)),
+            _ => {}
+        }
+    }
+    Ok(false)
+}
+
+#[cfg(fuzzing)]
+pub(super) fn fuzz(bytes: &[u8], table: Table) {
+    let mut found = Vec::new();
+    // Whatever it says: its end, its error, or that more is to come.
+    let _ = read(bytes, table, 1, &mut found, &mut true);
+    assert!(found.iter().all(|listener| listener.addr.is_ipv6() == table.is_v6));
 }
 
 /// One netlink message.

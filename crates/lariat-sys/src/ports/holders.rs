@@ -9,15 +9,17 @@ use std::ffi::CStr;
 use std::mem::MaybeUninit;
 use std::os::fd::AsFd;
 
-use rustix::fs::{CWD, Mode, OFlags, RawDir};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, RawDir};
 
 use super::text;
 use crate::procfs::{self, ProcPath, Stat};
-use crate::{Result, tree};
+use crate::{Result, process, tree};
 
 /// A parent with more children than that, who is in their session, is a shell or a script with a crowd of jobs: its
 /// other children have nothing to do with the socket of one of them.
 const SIBLINGS_MAX: usize = 64;
+/// Whoever has more descriptors than that has opened them itself.
+const GIVEN_MAX: i64 = 16;
 /// The parent of all kernel threads, and its name.
 const KERNEL_PARENT: (i32, &str) = (2, "kthreadd");
 
@@ -44,28 +46,50 @@ pub fn holders(inodes: &[u64], pids: Option<&[i32]>) -> Vec<(u64, i32)> {
 /// Returns what [`holders`] returns for all processes, and looks only at those that matter.
 ///
 /// One holder of each socket is looked for, the youngest processes first. Then its kin is looked at: those above it in
-/// its session and beyond as long as they have a socket too, and everybody below the parent of the topmost. Where no
-/// holder is seen, or the topmost is a child of init (a daemon), that is everybody. Left out is who was sent the socket
-/// by a stranger (`SCM_RIGHTS`), and who hangs on another branch because all between them are dead.
+/// its session and beyond as long as they have a socket too, the children of the parent of the topmost, and everybody
+/// below holders. Where no holder is seen, or the topmost is a child of init (a daemon), that is everybody. Left out is
+/// who was sent the socket by a stranger (`SCM_RIGHTS`), and who hangs on another branch because all between are dead.
 pub fn find_holders(inodes: &[u64]) -> Vec<(u64, i32)> {
     let pids = procfs::pids().unwrap_or_default();
     let mut search = Search::new(inodes, &pids);
     search.skip_kernel_threads();
-    for pid in pids.iter().rev() {
-        if search.has_all() {
-            break;
+    // Whoever has hardly more than its standard descriptors comes last: a socket is rarely among them.
+    let few = few();
+    for is_last in [false, true] {
+        for pid in pids.iter().rev() {
+            if search.has_all() {
+                break;
+            }
+            if is_last || !(1..=few).contains(&count(*pid)) {
+                search.look(*pid);
+            }
         }
-        search.look(*pid);
     }
-    let mut visited = 0;
-    while let Some((_, pid)) = search.found.get(visited).copied() {
-        visited += 1;
-        if search.look_at_kin(pid).is_none() {
+    // Those whose kin was looked at.
+    let mut known = Vec::new();
+    let mut next = 0;
+    while let Some((_, pid)) = search.found.get(next).copied() {
+        next += 1;
+        if !known.contains(&pid) && search.look_at_kin(pid, &mut known).is_none() {
             pids.iter().for_each(|pid| search.look(*pid));
             break;
         }
     }
     search.finish()
+}
+
+/// Returns how many descriptors are few: the three standard ones, and those that we were given ourselves besides. Terminals
+/// and runners leak some to everything below them.
+fn few() -> i64 {
+    Some(count(process::pid())).filter(|own| *own <= GIVEN_MAX).unwrap_or_default().max(3)
+}
+
+/// Returns how many descriptors a process has, 0 if it is not known.
+///
+/// KERNEL(6.2): the size of the directory is their number. Before that it is 0.
+fn count(pid: i32) -> i64 {
+    let stat = rustix::fs::statat(CWD, ProcPath::new(pid, "/fd").as_c_str(), AtFlags::empty());
+    stat.map(|stat| stat.st_size).unwrap_or_default()
 }
 
 /// A search for the holders of some sockets.
@@ -125,8 +149,9 @@ impl Search {
         self.found.iter().any(|(_, holder)| *holder == pid)
     }
 
-    /// Looks at those who may have got a socket from whom `holder` has it from. `None`: that may be anybody.
-    fn look_at_kin(&mut self, holder: i32) -> Option<()> {
+    /// Looks at those who may have got a socket from whom `holder` has it from, and appends those whose kin these are.
+    /// `None`: that may be anybody.
+    fn look_at_kin(&mut self, holder: i32, known: &mut Vec<i32>) -> Option<()> {
         let Some(mut top) = procfs::read_stat(holder).ok().flatten() else { return Some(()) };
         let mut parent = self.look_at_parent(top)?;
         let mut next = parent;
@@ -144,13 +169,16 @@ impl Search {
                 break;
             }
         }
+        // An orphan of them is a child of a reaper above, which in nearly all cases leads another session.
         let mut siblings = Vec::new();
         tree::children(parent.pid, &mut siblings).ok()?;
-        // An orphan goes to a reaper above, which in nearly all cases leads another session.
-        let is_crowd = siblings.len() > SIBLINGS_MAX && parent.session == top.session;
-        let mut kin = Vec::new();
-        tree::walk(if is_crowd { top.pid } else { parent.pid }, &[], &mut kin).ok()?;
-        kin.iter().for_each(|stat| self.look(stat.pid));
+        if siblings.len() <= SIBLINGS_MAX || parent.session != top.session {
+            siblings.iter().for_each(|pid| self.look(*pid));
+        }
+        let mut heirs = vec![top];
+        tree::walk(top.pid, &[], &mut heirs).ok()?;
+        heirs.iter().for_each(|stat| self.look(stat.pid));
+        known.extend(heirs.iter().map(|stat| stat.pid));
         Some(())
     }
 

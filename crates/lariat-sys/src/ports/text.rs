@@ -24,8 +24,18 @@ pub(super) fn listeners(table: Table, found: &mut Vec<Listener>) -> Result<()> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(Errno::from_io_error(&error).unwrap_or(Errno::IO)),
     };
-    found.extend(text.split(|byte| *byte == b'\n').skip(1).filter_map(|line| parse(line, table)));
+    found.extend(parse_all(&text, table));
     Ok(())
+}
+
+/// Parses a whole table; its first line is a heading.
+fn parse_all(text: &[u8], table: Table) -> impl Iterator<Item = Listener> {
+    text.split(|byte| *byte == b'\n').skip(1).filter_map(move |line| parse(line, table))
+}
+
+#[cfg(fuzzing)]
+pub(super) fn fuzz(bytes: &[u8], table: Table) {
+    parse_all(bytes, table).for_each(|listener| assert_eq!(listener.addr.is_ipv6(), table.is_v6));
 }
 
 /// Parses one line; `None` for what is no socket, or none that listens.

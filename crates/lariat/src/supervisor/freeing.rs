@@ -148,6 +148,12 @@ pub struct Standpoint {
 }
 
 impl Standpoint {
+    /// Looks without regard to who is above: enough where nothing is ended.
+    #[must_use]
+    pub fn of_user() -> Self {
+        Self { user: lariat_sys::process::effective_user(), above: BTreeSet::new() }
+    }
+
     /// Looks from the calling process.
     #[must_use]
     pub fn own() -> Self {
@@ -155,7 +161,7 @@ impl Standpoint {
         let own = procfs::read_stat(lariat_sys::process::pid()).ok().flatten();
         // Bounded: parents that are read one after the other may lead in circles.
         let above = std::iter::successors(own, above).take(ABOVE_MAX).map(|stat| stat.pid).collect();
-        Self { user: lariat_sys::process::effective_user(), above }
+        Self { above, ..Self::of_user() }
     }
 }
 

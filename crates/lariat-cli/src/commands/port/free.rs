@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use lariat::ports::{Holder, HolderProcess};
 use lariat::shutdown::verify;
-use lariat::supervisor::freeing::{Leftover, Life, Standing, wait_until_free};
+use lariat::supervisor::freeing::{Leftover, Life, Standing, Standpoint, wait_until_free};
 use lariat_sys::identity::Identity;
 
 use super::show::{self, Ended};
@@ -28,11 +28,12 @@ struct Spared {
     codes: Vec<ExitCode>,
 }
 
-pub(super) fn run(args: &PortArgs, found: Found, output: &mut Output) -> Result<ExitCode, Failure> {
+pub(super) fn run(args: &PortArgs, mut found: Found, output: &mut Output) -> Result<ExitCode, Failure> {
     Identity::own().map_err(|errno| {
         own_trouble("could not find lariat in /proc", errno)
             .hint("/proc has to be mounted, and of the pid namespace that lariat is in")
     })?;
+    found.from = Standpoint::own();
     if !args.json {
         output.print(show::text(&found, output.is_out_styled()));
     }

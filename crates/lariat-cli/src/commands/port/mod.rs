@@ -43,16 +43,16 @@ struct Found {
 impl Found {
     fn look(ports: &BTreeSet<u16>) -> Result<Self, Failure> {
         let holders = ports::explain(ports).map_err(|error| unknown(&error))?;
-        if holders.is_empty() {
-            let from = Standpoint { user: lariat_sys::process::effective_user(), above: BTreeSet::new() };
-            let (lives, users) = (BTreeMap::new(), Users::default());
-            return Ok(Self { ports: ports.clone(), holders, from, lives, users });
+        // Who we are counts only where somebody else is; for the plainest question it is not worth the time.
+        let (mut from, mut lives) = (Standpoint::of_user(), BTreeMap::new());
+        if !runs_of(&holders, &from).is_empty() {
+            from = Standpoint::own();
+            let dirs = user_dirs();
+            let runs = runs_of(&holders, &from).into_iter();
+            lives = runs.map(|(run, (process, _))| (run.clone(), life_of(&run, &dirs, process))).collect();
         }
-        let from = Standpoint::own();
-        let runs = runs_of(&holders, &from).into_iter();
-        let dirs = user_dirs();
-        let lives = runs.map(|(run, (process, _))| (run.clone(), life_of(&run, &dirs, process))).collect();
-        Ok(Self { ports: ports.clone(), holders, from, lives, users: Users::read() })
+        let users = if holders.is_empty() { Users::default() } else { Users::read() };
+        Ok(Self { ports: ports.clone(), holders, from, lives, users })
     }
 
     fn standing(&self, process: &HolderProcess) -> Standing {
