@@ -1,4 +1,4 @@
-//! Development tasks: `cargo xtask test`, `cargo xtask tidy`, `cargo xtask bench`.
+//! Development tasks: `cargo xtask test`, `cargo xtask kernel`, `cargo xtask tidy`, `cargo xtask bench`.
 //!
 //! Nothing here is shipped, and nothing here trusts lariat: what is alive is read from `/proc` by [`processes`].
 
@@ -21,6 +21,7 @@ usage: cargo xtask <task>
 
   test [--quick]          everything a change must pass; installs what the tests need
                           --quick: format, lints, tidy and tests only
+  kernel                  the part of it that runs on Debian's own kernel, in an emulator
   tidy                    the house rules that no compiler checks
   bench [OPTIONS] [PART…] lariat beside its peers, against the budgets
                           --json FILE       the same as JSON
@@ -46,6 +47,7 @@ fn dispatch(args: &[String]) -> Result<bool> {
     let (task, rest) = args.split_first().context(USAGE)?;
     match task.as_str() {
         "test" => test::run(&root()?, rest),
+        "kernel" => test::run_older_kernel(&root()?, rest),
         "tidy" => tidy::run(&root()?),
         "bench" => bench::run(&root()?, rest),
         bench::INNER => bench::run_inner(rest),
