@@ -136,8 +136,12 @@ fn the_leader_keeps_its_number_until_it_is_reaped() {
         assert_eq!(tree.lineage.signal(member, Signal::KILL), Ok(()));
         tree.leader.pidfd.signal(Signal::KILL).unwrap();
         wait_until("its end", PATIENCE, || tree.leader.pidfd.has_exited().unwrap().then_some(()));
-        // Its zombie is kept: every other number comes round, and that one does not.
-        tree.lineage.reap();
+        // The member has to be gone as well: the number is that of its session.
+        wait_until("the member's end", PATIENCE, || {
+            tree.lineage.reap();
+            (Identity::of(member.pid) == Ok(None)).then_some(())
+        });
+        // The leader's zombie is kept: every other number comes round, and that one does not.
         assert!(numbers.is_taken(leader.pid));
         assert_eq!(Identity::of(leader.pid).unwrap(), Some(leader));
         reap::reap(leader.pid).unwrap();

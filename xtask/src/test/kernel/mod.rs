@@ -65,12 +65,14 @@ const CHOSEN: &[Chosen] = &[
             "stopped::term",
             "forks_while_dying::kill",
             "wide::term",
+            "runners::term",
+            "runners::kill_lariat",
         ],
     ),
     chosen("lariat-cli", "up_runs", &["up_after", "down_after", "after_the_supervisors", "a_recycled"]),
     chosen("lariat-cli", "kernels", &["what_", "without_close_range_at_exec"]),
     chosen("lariat-keeper", "recycled", &[""]),
-    chosen("lariat-cli", "run_matrix", &["runners::term", "runners::kill_lariat"]),
+    chosen("lariat-sys", "", &[""]),
 ];
 
 /// A test, as the guest runs it.
