@@ -60,6 +60,8 @@ impl Hunt {
 impl Driver {
     /// Our children that are no orphans: keepers, and who was there before the run.
     fn excepted(&self) -> Vec<i32> {
+        // HAZARD(pid-reuse): numbers do, since none of these changes hands: excepted children are reaped by nobody but
+        // their keeper's life, which takes the keeper off this list.
         let before = self.options.children_before.iter().map(|child| child.pid);
         self.keeper_pids().into_iter().chain(before).collect()
     }
