@@ -1,4 +1,4 @@
-//! Development tasks: `cargo xtask test`, `cargo xtask tidy`, `cargo xtask bench`.
+//! Development tasks: `cargo xtask test`, `cargo xtask kernel`, `cargo xtask tidy`, `cargo xtask bench`.
 //!
 //! Nothing here is shipped, and nothing here trusts lariat: what is alive is read from `/proc` by [`processes`].
 
@@ -22,6 +22,7 @@ usage: cargo xtask <task>
   test [--quick]          everything a change must pass; installs what the tests need
                           --quick: format, lints, tidy and tests only
   fuzz [SECONDS]          the fuzz targets alone, each for so long (default: 10)
+  kernel                  the part of it that runs on Debian's own kernel, in an emulator
   tidy                    the house rules that no compiler checks
   bench [OPTIONS] [PART…] lariat beside its peers, against the budgets
                           --json FILE       the same as JSON
@@ -48,6 +49,7 @@ fn dispatch(args: &[String]) -> Result<bool> {
     match task.as_str() {
         "test" => test::run(&root()?, rest),
         "fuzz" => test::fuzz(&root()?, rest),
+        "kernel" => test::run_older_kernel(&root()?, rest),
         "tidy" => tidy::run(&root()?),
         "bench" => bench::run(&root()?, rest),
         bench::INNER => bench::run_inner(rest),

@@ -42,6 +42,11 @@ fn up_beside_a_live_run_says_so_and_names_it() {
 fn crash(arena: &Arena, stack: &Stack, up: &lariat_testkit::Running) {
     let keepers = stack.keepers(arena);
     assert!(!keepers.is_empty());
+    // A thread of its own writes the ledger; without leaders in it, their grace period is not known.
+    wait_until("the leaders in the ledger", PATIENCE, || {
+        let text = std::fs::read_to_string(stack.dir().join(".lariat/run.json"));
+        text.is_ok_and(|text| text.contains("\"leader\": {")).then_some(())
+    });
     // Stopped first: no keeper gets to see the other deaths before its own.
     let own = up.seen().expect("it is alive");
     keepers.iter().chain([&own]).for_each(|seen| seen.signal(libc::SIGSTOP));
@@ -144,7 +149,6 @@ fn a_recycled_pid_is_nobody_of_ours() {
     facts.wait_for("ready");
     let ledger = stack.dir().join(".lariat/run.json");
     let read = || std::fs::read_to_string(&ledger).expect("the ledger is there");
-    wait_until("the leader in the ledger", PATIENCE, || read().contains("\"leader\": {").then_some(()));
     crash(&arena, &stack, &up);
     arena.alive().iter().for_each(Seen::kill);
     arena.wait_until_empty(PATIENCE);

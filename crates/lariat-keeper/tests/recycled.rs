@@ -23,6 +23,7 @@ struct Tree {
     leader: Child,
     lineage: Lineage,
     tell: std::fs::File,
+    seen: Vec<Identity>,
 }
 
 /// The member is `sleep`, in a group of its own (`set -m`), so that the shell can reap it.
@@ -38,15 +39,17 @@ impl Tree {
         let fds = vec![(read.as_raw_fd(), 0), (null.as_raw_fd(), 1), (null.as_raw_fd(), 2)];
         let options = SpawnOptions { new_session: true, close_others: true, fds, ..SpawnOptions::default() };
         let leader = spawn(&program, &options).unwrap();
-        Self { lineage: Lineage::new(leader.identity), leader, tell: write.into() }
+        Self { lineage: Lineage::new(leader.identity), leader, tell: write.into(), seen: Vec::new() }
     }
 
     fn member(&mut self, comm: &str) -> Identity {
         let mut members: Vec<Member> = Vec::new();
-        wait_until("the member", PATIENCE, || {
+        let found = wait_until("the member", PATIENCE, || {
             self.lineage.walk(None, &mut members).unwrap();
             members.iter().find(|member| member.comm.to_string() == comm).map(|member| member.identity)
-        })
+        });
+        self.seen.push(found);
+        found
     }
 
     /// Has the member end and its parent reap it, without a walk of ours.
@@ -58,8 +61,11 @@ impl Tree {
 
 impl Drop for Tree {
     fn drop(&mut self) {
-        let _ = self.leader.pidfd.signal_group(Signal::KILL);
         let _ = self.leader.pidfd.signal(Signal::KILL);
+        // Only those that were seen: other tests of this process may have children of their own.
+        for seen in &self.seen {
+            let _ = signal_identity(*seen, Signal::KILL);
+        }
         let _ = self.leader.pidfd.wait_exit(Some(Instant::now() + PATIENCE));
         let _ = reap::reap(self.leader.pid);
     }
@@ -77,7 +83,7 @@ fn stop_all_ways(lineage: &mut Lineage, member: Identity, stranger: &Stranger) {
 
 /// The control: by its number alone, the stranger is reached.
 fn is_reached_by_number(pid: i32, stranger: &Stranger) {
-    PidFd::open_pid(pid).unwrap().signal_group(Signal::KILL).unwrap();
+    PidFd::open_pid(pid).unwrap().signal(Signal::KILL).unwrap();
     wait_until("the stranger's death", PATIENCE, || (!stranger.is_alive()).then_some(()));
 }
 
@@ -104,6 +110,10 @@ fn a_member_whose_number_came_round_is_not_signalled() {
 
 #[test]
 fn members_are_remembered_with_their_inodes() {
+    numbers::inside("members_are_remembered_with_their_inodes", |_| remembers());
+}
+
+fn remembers() {
     let mut tree = Tree::start();
     let member = tree.member("sleep");
     let (_, exact) = PidFd::of(member.pid).unwrap().unwrap();
@@ -122,11 +132,16 @@ fn the_leader_keeps_its_number_until_it_is_reaped() {
     numbers::inside("the_leader_keeps_its_number_until_it_is_reaped", |numbers| {
         let mut tree = Tree::start();
         let leader = tree.leader.identity;
-        tree.leader.pidfd.signal_group(Signal::KILL).unwrap();
+        let member = tree.member("sleep");
+        assert_eq!(tree.lineage.signal(member, Signal::KILL), Ok(()));
         tree.leader.pidfd.signal(Signal::KILL).unwrap();
         wait_until("its end", PATIENCE, || tree.leader.pidfd.has_exited().unwrap().then_some(()));
-        // Its zombie is kept: every other number comes round, and that one does not.
-        tree.lineage.reap();
+        // The member has to be gone as well: the number is that of its session.
+        wait_until("the member's end", PATIENCE, || {
+            tree.lineage.reap();
+            (Identity::of(member.pid) == Ok(None)).then_some(())
+        });
+        // The leader's zombie is kept: every other number comes round, and that one does not.
         assert!(numbers.is_taken(leader.pid));
         assert_eq!(Identity::of(leader.pid).unwrap(), Some(leader));
         reap::reap(leader.pid).unwrap();

@@ -49,11 +49,19 @@ fn main() {
     );
 
     let own = Identity::current();
+    let held = PidFd::open(own).unwrap();
     compare(
         10_000,
         &mut [
             ("read_stat", &mut || assert!(procfs::read_stat(own.pid).unwrap().is_some())),
-            ("PidFd::open", &mut || drop(PidFd::open(own).unwrap())),
+            ("PidFd::open by inode", &mut || drop(PidFd::open(own).unwrap())),
+            ("PidFd::open by start", &mut || drop(PidFd::open(own.with_inode(None)).unwrap())),
+            ("PidFd::of", &mut || drop(PidFd::of(own.pid).unwrap())),
+            ("is_alive by inode", &mut || assert!(own.is_alive())),
+            ("is_alive by start", &mut || assert!(own.with_inode(None).is_alive())),
+            ("has_number and inode of a held one", &mut || {
+                assert!(held.has_number() && held.inode() == own.inode());
+            }),
         ],
     );
 
@@ -72,7 +80,7 @@ fn main() {
         ],
     );
     // The whole session is ours: nobody in it has left it.
-    lariat_sys::signal::signal_group(root.pid, Signal::KILL).unwrap();
+    root.pidfd.signal_group(Signal::KILL).unwrap();
     root.pidfd.wait_exit(None).unwrap();
     reap::reap(root.pid).unwrap();
 }

@@ -2,7 +2,7 @@
 //!
 //! Responsible for saying no early and by name. What has a way around it where it is missing (`KERNEL(…)` in comments)
 //! is not asked for here. Features are asked for, never versions: a sandbox refuses what its kernel has, and a
-//! distribution's kernel has what its version does not say.
+//! distribution's kernel has what its version does not say. Handles HAZARD(refused-call).
 
 use std::fmt;
 

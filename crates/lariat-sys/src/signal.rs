@@ -216,22 +216,6 @@ impl AsFd for SignalFd {
     }
 }
 
-/// Sends a signal to every member of a process group that we may signal (`kill(2)`).
-///
-/// HAZARD(pid-reuse): a group's number is free for reuse once the group is empty. The caller knows a living member.
-///
-/// # Errors
-/// [`Errno::INVAL`] for group numbers of 1 and below, which name "everybody", and for our own group;
-/// [`Errno::SRCH`] if the group is empty; [`Errno::PERM`] if we may signal none of its members.
-pub fn signal_group(group: i32, signal: Signal) -> Result<()> {
-    // SAFETY: getpgrp(2) has no preconditions and cannot fail.
-    if group <= 1 || group == unsafe { libc::getpgrp() } {
-        return Err(Errno::INVAL);
-    }
-    // SAFETY: kill(2) takes two integers.
-    call::check(unsafe { libc::kill(-group, signal.number()) }).map(drop)
-}
-
 /// Ends the process by this signal, so that our parent sees us die of it, without a core dump.
 ///
 /// Where the signal does not end a process by default, exits with 128 plus its number.

@@ -66,6 +66,28 @@ fn a_process_without_its_main_thread_is_alive() {
 }
 
 #[test]
+fn a_group_is_signalled_through_the_descriptor_of_its_number() {
+    let options = SpawnOptions { new_group: true, ..SpawnOptions::default() };
+    let mut leader = Guard::start(&shell("sleep 1000 & wait"), &options);
+    let mut found = Vec::new();
+    eventually("the shell has its child", || {
+        found.clear();
+        lariat_sys::tree::walk(leader.pid(), &[], &mut found).unwrap();
+        found.iter().any(|stat| stat.comm.to_string() == "sleep")
+    });
+    match leader.child.pidfd.signal_group(Signal::TERM) {
+        // KERNEL(6.9): members are signalled one by one there, and a group not at all.
+        Err(Errno::INVAL) => {
+            PidFd::open(found[0].identity()).unwrap().signal(Signal::TERM).unwrap();
+            return skip("this kernel signals no group through a descriptor");
+        }
+        sent => sent.unwrap(),
+    }
+    assert_eq!(leader.exit(), Exit::Signal { signal: Signal::TERM, core: false });
+    eventually("the child is gone", || !found[0].identity().is_alive());
+}
+
+#[test]
 fn start_is_in_the_unit_of_boot_ticks() {
     let before = boot_ticks();
     let child = Guard::start(&shell("exec sleep 1000"), &SpawnOptions::default());

@@ -15,11 +15,11 @@ use lariat_sys::procfs;
 use lariat_sys::reap::{ChildEvent, Exit, peek_stops};
 use lariat_sys::signal::{
     Signal, SignalFd, SignalSet, block, disposition_is_ignored, ignored, mask, raise_to_death, set_default,
-    set_ignored, set_mask, signal_group, stop_self,
+    set_ignored, set_mask, stop_self,
 };
 use lariat_sys::spawn::SpawnOptions;
 
-use support::{Guard, PATIENCE, eventually, fixture, say, shell};
+use support::{Guard, PATIENCE, eventually, fixture, say};
 
 fixtures!(dies_of, receives, stops);
 
@@ -149,19 +149,6 @@ fn dispositions_are_as_the_kernel_shows_them() {
         assert_eq!(set_ignored(signal), Err(Errno::INVAL));
         assert!(!disposition_is_ignored(signal));
     }
-}
-
-#[test]
-fn a_group_is_signalled_and_everybody_is_not() {
-    // Our own group is refused, so this must not be the child's.
-    let options = SpawnOptions { new_group: true, ..SpawnOptions::default() };
-    let mut child = Guard::start(&shell("exec sleep 1000"), &options);
-    for group in [i32::MIN, -1, 0, 1, rustix::process::getpgrp().as_raw_nonzero().get()] {
-        assert_eq!(signal_group(group, Signal::TERM), Err(Errno::INVAL), "{group}");
-    }
-    signal_group(child.pid(), Signal::TERM).unwrap();
-    assert_eq!(child.exit(), Exit::Signal { signal: Signal::TERM, core: false });
-    assert_eq!(signal_group(child.pid(), Signal::TERM), Err(Errno::SRCH));
 }
 
 #[test]

@@ -102,6 +102,19 @@ fn way_in() -> Option<Vec<String>> {
 }
 
 impl Numbers {
+    /// Says whether all numbers come round by a few hundred forks; a skip where they do not.
+    ///
+    /// # Panics
+    /// As [`needs::skip`].
+    #[must_use]
+    #[track_caller]
+    pub fn are_few(self) -> bool {
+        if !self.is_few {
+            needs::skip("this kernel has one limit of pids for all namespaces: none has few numbers");
+        }
+        self.is_few
+    }
+
     /// Uses up the numbers that do not come back, so that everybody who starts from now on has one that does.
     fn burn(self) {
         if !self.is_few {

@@ -5,6 +5,7 @@
 
 mod fuzz;
 mod isolate;
+mod kernel;
 mod needs;
 mod readme;
 mod steps;
@@ -75,6 +76,9 @@ struct Step {
     is_quick: bool,
 }
 
+/// The step that can be run alone.
+const OLDER_KERNEL: &str = "an older kernel";
+
 const STEPS: &[Step] = &[
     Step { name: "needs", run: needs::run, is_quick: false },
     Step { name: "format", run: steps::format, is_quick: true },
@@ -92,6 +96,7 @@ const STEPS: &[Step] = &[
     Step { name: "the same by descent alone", run: user::matrix, is_quick: false },
     Step { name: "fuzz targets", run: fuzz::run, is_quick: false },
     Step { name: "README", run: readme::run, is_quick: false },
+    Step { name: OLDER_KERNEL, run: kernel::run, is_quick: false },
 ];
 
 /// Runs every step and prints the summary. Returns whether all is well.
@@ -104,10 +109,25 @@ pub(crate) fn run(root: &Path, args: &[String]) -> Result<bool> {
         [flag] if flag == "--quick" => true,
         _ => bail!("unknown arguments: {}", args.join(" ")),
     };
+    run_steps(root, |step| step.is_quick || !is_quick)
+}
+
+/// Runs only the tests on an older kernel.
+///
+/// # Errors
+/// An argument is given.
+pub(crate) fn run_older_kernel(root: &Path, args: &[String]) -> Result<bool> {
+    if !args.is_empty() {
+        bail!("unknown arguments: {}", args.join(" "));
+    }
+    run_steps(root, |step| step.name == OLDER_KERNEL)
+}
+
+fn run_steps(root: &Path, is_wanted: impl Fn(&Step) -> bool) -> Result<bool> {
     let session = Session::new(root)?;
     let mut total = Outcome::default();
     let mut lines = Vec::new();
-    for step in STEPS.iter().filter(|step| step.is_quick || !is_quick) {
+    for step in STEPS.iter().filter(|step| is_wanted(step)) {
         println!("\n==> {}", step.name);
         let start = Instant::now();
         let outcome = (step.run)(&session).unwrap_or_else(|error| {

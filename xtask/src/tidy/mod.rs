@@ -4,6 +4,7 @@
 //! fails where the rule does not notice it.
 
 mod floors;
+mod numbers;
 mod project;
 mod source;
 mod style;
@@ -60,6 +61,7 @@ const RULES: &[Rule] = &[
     Rule::new("ignored-tests", style::ignored_tests),
     Rule::new("sleeping-tests", style::sleeping_tests),
     Rule::new("unsafe-code", floors::unsafe_code),
+    Rule::new("bare-numbers", numbers::bare_numbers),
     Rule::new("crate-floors", floors::crate_floors),
     Rule::new("module-floors", floors::module_floors),
     Rule::new("pure-files", floors::pure_files),
@@ -184,6 +186,7 @@ mod tests {
             "ignored-tests" => file("crates/a/src/a.rs", "//! A.\n#[test]\n#[ignore]\nfn a() {}\n"),
             "sleeping-tests" => file("crates/a/tests/a.rs", "//! A.\nfn a() { thread::sleep(B) }\n"),
             "unsafe-code" => file("crates/lariat-keeper/src/a.rs", "//! A.\nfn a() { unsafe {} }\n"),
+            "bare-numbers" => file("crates/lariat/src/a.rs", "//! A.\nfn a() { PidFd::open_pid(pid); }\n"),
             "crate-floors" => {
                 file("crates/lariat-sys/Cargo.toml", "[dependencies]\nlariat.workspace = true\n")
             }

@@ -321,6 +321,8 @@ fn clone_by(ways: &[libc::c_int], memory: &mut ChildMemory, order: &mut Order<'_
             break;
         }
     }
+    // HAZARD(refused-call): a kernel that does not know CLONE_PIDFD starts the child without saying so. It is not started
+    // again in another way.
     match cloned? {
         (pid, Some(descriptor)) => Ok((pid, descriptor)),
         (pid, None) => descriptor_of(pid),
