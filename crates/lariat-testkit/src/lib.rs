@@ -22,6 +22,7 @@
 
 pub mod arena;
 pub mod census;
+pub mod chance;
 pub mod command;
 pub mod facts;
 pub mod fixture;
@@ -31,9 +32,11 @@ pub mod project;
 pub mod pty;
 pub mod reaper;
 pub mod subject;
+pub mod trace;
 pub mod wait;
 
 pub use arena::{Arena, is_root};
+pub use chance::Chance;
 pub use command::{Command, Ending, Running};
 pub use facts::Facts;
 pub use project::Stack;

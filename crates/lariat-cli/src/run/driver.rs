@@ -84,6 +84,7 @@ pub(crate) fn run(options: &RunOptions) -> Result<Ended, RunError> {
         shares_group,
         began: Instant::now(),
         leader: None,
+        dead_keeper: None,
         adoption: None,
         options,
         keeps_record: false,
@@ -165,6 +166,8 @@ struct Driver<'a> {
     shares_group: bool,
     began: Instant,
     leader: Option<Identity>,
+    /// Reaped, unless a debugger still has it.
+    dead_keeper: Option<i32>,
     adoption: Option<Adoption<Lineage>>,
     left: Vec<Named>,
 }
@@ -339,6 +342,7 @@ impl Driver<'_> {
         if let Some(keeper) = self.keeper.take() {
             let _ = keeper.pidfd().wait_exit(Some(Instant::now() + Duration::from_secs(1)));
             keeper.reap();
+            self.dead_keeper = Some(keeper.identity().pid);
         }
     }
 
@@ -432,7 +436,8 @@ impl Driver<'_> {
         let mut children = Vec::new();
         // Without a list nobody counts as told, and the leader hears of the stop twice.
         let _ = tree::children(process::pid(), &mut children);
-        let eldest = children.into_iter().find(|pid| !self.strangers.contains(pid))?;
+        let is_other = |pid: &i32| self.strangers.contains(pid) || self.dead_keeper == Some(*pid);
+        let eldest = children.into_iter().find(|pid| !is_other(pid))?;
         Identity::of(eldest).ok().flatten()
     }
 

@@ -6,10 +6,12 @@
 
 use std::fs;
 use std::io::{self, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use lariat_sys::identity::{BootId, Identity};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 use serde::{Deserialize, Serialize};
 
 use super::LedgerError;
@@ -108,9 +110,7 @@ impl CommandLedger {
             started_unix_ms: clock::unix_millis(),
         };
         let text = serde_json::to_string(&record).map_err(|cause| failed(io::Error::other(cause)))?;
-        let mut options = fs::OpenOptions::new();
-        let mut file = options.write(true).create_new(true).mode(0o600).open(&self.path).map_err(failed)?;
-        file.write_all((text + "\n").as_bytes()).map_err(failed)
+        place_whole(&self.path, (text + "\n").as_bytes()).map_err(failed)
     }
 
     /// Removes the record, if it is there. The directory stays.
@@ -118,6 +118,26 @@ impl CommandLedger {
         // What cannot be removed names identities that are dead, which is all that it can do.
         let _ = fs::remove_file(&self.path);
     }
+}
+
+/// Makes a file that is there with all of its bytes or not at all, whenever we are killed.
+///
+/// Without a name until it is whole (open(2), `O_TMPFILE`), so that nothing half-written is left under any name; on a
+/// file system that knows no such files it is renamed into place.
+fn place_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let flags = OFlags::TMPFILE | OFlags::WRONLY | OFlags::CLOEXEC;
+    let directory = path.parent().unwrap_or(Path::new("/"));
+    if let Ok(file) = rustix::fs::open(directory, flags, Mode::RUSR | Mode::WUSR) {
+        let mut file = fs::File::from(file);
+        file.write_all(bytes)?;
+        let nameless = format!("/proc/self/fd/{}", file.as_raw_fd());
+        rustix::fs::linkat(CWD, nameless, CWD, path, AtFlags::SYMLINK_FOLLOW)?;
+        return Ok(());
+    }
+    let new = path.with_extension("new");
+    let mut options = fs::OpenOptions::new();
+    options.write(true).create_new(true).mode(0o600).open(&new)?.write_all(bytes)?;
+    fs::rename(&new, path)
 }
 
 #[cfg(test)]
