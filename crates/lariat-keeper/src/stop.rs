@@ -251,6 +251,16 @@ impl StopMachine {
         }
     }
 
+    /// Begins anew, for members that have come to those of this stop: who was told stays told, and everybody has what is
+    /// left of the old grace period or the new one, whichever is longer.
+    #[must_use]
+    pub fn renewed(self, now: Now, grace: Duration) -> Self {
+        let left = self.grace_end.saturating_duration_since(now.instant);
+        let plan = StopPlan { grace: grace.max(left), ..self.plan };
+        let killed = self.killed.into_keys().map(|member| (member, (0, now.instant))).collect();
+        Self { told: self.told, killed, hung_up: self.hung_up, ..Self::new(plan, Start::Leader, now) }
+    }
+
     /// Counts a member as told that got the stop signal from somebody else.
     pub fn count_as_told(&mut self, member: Identity) {
         self.told.insert(member);

@@ -95,6 +95,14 @@ pub struct Strike {
 }
 
 #[derive(Debug)]
+struct Hold {
+    who: Who,
+    name: &'static str,
+    /// So many are let pass.
+    skip: usize,
+}
+
+#[derive(Debug)]
 struct Thread {
     process: i32,
     /// The call that it is in.
@@ -119,6 +127,9 @@ pub struct Trace {
     early: Vec<i32>,
     keepers: usize,
     strike: Option<Strike>,
+    /// Where somebody is to be held up.
+    hold: Option<Hold>,
+    held: Option<i32>,
     /// Deaths that are still to come.
     second: Option<(Victims, usize)>,
     struck_at: Option<String>,
@@ -175,6 +186,8 @@ impl Trace {
             early: Vec::new(),
             keepers: 0,
             strike,
+            hold: None,
+            held: None,
             second: None,
             struck_at: None,
             is_over: false,
@@ -197,6 +210,47 @@ impl Trace {
     #[must_use]
     pub fn is_over(&self) -> bool {
         self.is_over
+    }
+
+    /// Holds a process up at the entry of its first call with this name, after `skip` others with that name, until
+    /// [`Trace::strike`].
+    pub fn hold(&mut self, who: Who, name: &'static str, skip: usize) {
+        self.hold = Some(Hold { who, name, skip });
+    }
+
+    /// Returns whether the process that was to be held up is there.
+    #[must_use]
+    pub fn is_held(&self) -> bool {
+        self.held.is_some()
+    }
+
+    /// Kills these where they are, and follows nobody any more.
+    pub fn strike(&mut self, victims: Victims) {
+        let ticks = Ticks::start();
+        let at = self.held.and_then(|tid| self.threads.get(&tid)).map_or(0, |thread| thread.process);
+        if let Some((who, nth, number)) = self.processes.get(&at).and_then(|process| {
+            Some((process.who, process.calls.len().checked_sub(1)?, *process.calls.last()?))
+        }) {
+            self.kill(victims, Point { who, nth, when: When::Entry }, number);
+        }
+        if let Some(tid) = self.held.take() {
+            // It fails for one that was killed.
+            let _ = ptrace::go_on(tid, 0);
+        }
+        self.let_go();
+        drop(ticks);
+        reaper::set_traced(false);
+    }
+
+    /// Returns every step that was made: whose, which, and the call's name.
+    #[must_use]
+    pub fn steps(&self) -> Vec<(Who, usize, String)> {
+        let of = |process: &Process| {
+            let who = process.who;
+            let named = process.calls.iter().enumerate().map(move |(nth, number)| (who, nth, names::name(*number)));
+            named.collect::<Vec<_>>()
+        };
+        self.processes.values().flat_map(of).collect()
     }
 
     /// Returns how many system calls each process has made.
@@ -248,6 +302,10 @@ impl Trace {
                 let nth = self.processes.get_mut(&thread.process).and_then(|p| count(thread, p, call));
                 if let Some((point, number)) = nth {
                     self.reached(point, number);
+                    if self.is_to_be_held(point, number) {
+                        self.held = Some(tid);
+                        return;
+                    }
                 }
                 ptrace::go_on(tid, 0)
             }
@@ -263,6 +321,23 @@ impl Trace {
             Stop::Group => ptrace::listen(tid),
             Stop::Signal(signal) => ptrace::go_on(tid, signal),
         };
+    }
+
+    fn is_to_be_held(&mut self, point: Point, number: u64) -> bool {
+        let is_there = |hold: &Hold| {
+            point.when == When::Entry && point.who == hold.who && names::name(number) == hold.name
+        };
+        match &mut self.hold {
+            Some(hold) if is_there(hold) && hold.skip > 0 => {
+                hold.skip -= 1;
+                false
+            }
+            Some(hold) if is_there(hold) => {
+                self.hold = None;
+                true
+            }
+            _ => false,
+        }
     }
 
     fn is_subject(&self, pid: i32) -> bool {

@@ -49,9 +49,14 @@ impl Driver {
                 self.note(place);
             }
             machine::Action::KillKeeper => {
-                if let Some(life) = &self.units[place].life {
+                let unit = &mut self.units[place];
+                if let Some(life) = &unit.life {
                     // A keeper that is gone in this moment needs no killing.
                     let _ = life.keeper.pidfd().signal(Signal::KILL);
+                    if life.leader.is_none() {
+                        let within = machine::START_WITHIN.as_secs();
+                        unit.trouble = Some(format!("its keeper did not start it within {within} s"));
+                    }
                 }
             }
             machine::Action::EndOrphans { grace } => self.begin_sweep(now, place, grace),

@@ -9,7 +9,7 @@ use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use lariat_keeper::ending::Ending;
+use lariat_keeper::ending::{Ending, was_told_by_death};
 use lariat_keeper::stop::StopPlan;
 use lariat_keeper::wire::End;
 use lariat_sys::identity::Identity;
@@ -183,7 +183,11 @@ pub fn look(root: &Path, access: Access) -> Result<Past, LedgerError> {
     let mut notes = Vec::new();
     let (record, clues) = match store::load_and_set_aside(&state, &lock)? {
         Loaded::Absent => return Ok(Past::Nothing { state, lock, notes }),
-        Loaded::Record(record) if record.is_closed => return Ok(Past::Nothing { state, lock, notes }),
+        Loaded::Record(record) if record.is_closed => {
+            // A supervisor that was killed right after its last word left it there.
+            let _ = std::fs::remove_file(&record.socket);
+            return Ok(Past::Nothing { state, lock, notes });
+        }
         Loaded::Record(record) => (Some(record.clone()), Clues::of(&record)),
         Loaded::Newer { version, .. } => {
             return Err(LedgerError::Newer { path: state.path().join("run.json"), version });
@@ -273,7 +277,9 @@ impl Crashed {
         clues: Clues,
         notes: Vec<String>,
     ) -> Self {
-        let findings = FoundSet::new(clues.clone()).look();
+        let set = FoundSet::new(clues.clone());
+        // Who only looks has no need of a proof.
+        let findings = if lock.is_some() { set.look_until_settled() } else { set.look() };
         // Without the records of keepers, what they did is not known; that nothing is left is seen all the same.
         let ends = read_ends(&state, &clues.run).map(|lines| lines.records).unwrap_or_default();
         Self { state, lock, record, clues, findings, ends, notes, ended: None, took: Duration::ZERO }
@@ -361,9 +367,17 @@ impl Crashed {
         let default = StopPlan { signal: Signal::TERM, grace, ..StopPlan::default() };
         let of_service = |(name, plan): (&str, StopPlan)| {
             let plan = StopPlan { grace: plan.grace.min(grace), ..plan };
-            Ending::new(set.clone().of_service(name), plan, None)
+            Ending::new(set.clone().of_service(name), plan, self.told(name))
         };
         planned.into_iter().map(of_service).chain([Ending::new(others, default, None)]).collect()
+    }
+
+    /// Returns the leader of a service that heard of the stop already: the kernel told it when its keeper died.
+    fn told(&self, name: &str) -> Option<Identity> {
+        let mut services = self.record.iter().flat_map(|record| &record.services);
+        let leader = services.find(|service| service.name == name)?.leader?.into();
+        let is_ours = self.findings.certain.iter().any(|found| found.identity == leader);
+        Some(leader).filter(|leader| is_ours && was_told_by_death(*leader))
     }
 
     /// Puts the report of the crashed run together: what its keepers did, what was ended now, what is left. Closes the

@@ -12,10 +12,12 @@ use lariat_sys::identity::Identity;
 use lariat_sys::pidfd::is_surely_gone;
 use lariat_sys::reap::{self, ChildEvent};
 use lariat_sys::signal::Signal;
+use lariat_sys::{process, procfs, tree};
 
 use super::driver::Driver;
 use crate::event::EventKind;
 use crate::ledger::recover::Clues;
+use crate::process::Mark;
 use crate::service::graph::Place;
 use crate::service::machine;
 use crate::shutdown::found::{FoundSet, why_in_words};
@@ -76,17 +78,35 @@ impl Driver {
     }
 
     pub(super) fn begin_sweep(&mut self, now: Instant, place: Place, grace: Duration) {
+        let known = self.units[place].life.as_ref().and_then(|life| life.leader);
+        let leader = known.or_else(|| self.orphaned_leader(place));
+        let told = leader.filter(|leader| was_told_by_death(*leader));
         if let Some(sweep) = &mut self.sweep {
             sweep.places.push(place);
+            sweep.ending.join(told, grace);
             return self.turn_sweep(now);
         }
         let signal = self.spec.services[place].stop.signal;
         let plan = StopPlan { signal, scope: StopScope::Staged, grace };
-        let leader = self.units[place].life.as_ref().and_then(|life| life.leader);
-        let told = leader.filter(|leader| was_told_by_death(*leader));
         let ending = Ending::new(Lineage::of_orphans(leader, self.excepted()), plan, told);
         self.sweep = Some(Sweep { ending, places: vec![place], hurry_at: None });
         self.turn_sweep(now);
+    }
+
+    /// Returns who leads a service whose keeper died before it could say so: it carries the service's mark and leads a
+    /// session, and was the keeper's first child; the kernel hands children on in their order.
+    fn orphaned_leader(&self, place: Place) -> Option<Identity> {
+        let mut children = Vec::new();
+        // Without a list nobody counts as told, and the leader hears of the stop twice.
+        let _ = tree::children(process::pid(), &mut children);
+        let excepted = self.excepted();
+        let orphans = children.into_iter().filter(|pid| !excepted.contains(pid));
+        let mut leaders = orphans.filter_map(|pid| {
+            let stat = procfs::read_stat(pid).ok().flatten().filter(|stat| stat.session == stat.pid)?;
+            let mark = Mark::of(pid).filter(|mark| mark.run == self.books.run())?;
+            (mark.service.as_deref() == Some(&self.units[place].name)).then(|| stat.identity())
+        });
+        leaders.next()
     }
 
     pub(super) fn cut_sweep(&mut self, now: Instant, grace: Duration) {
