@@ -36,7 +36,8 @@ fn a_keeper_that_dies_before_its_first_word_leaves_nobody_to_be_told_twice() {
     let arena = Arena::new();
     let facts = arena.facts("f");
     let lariat = subject::lariat(LARIAT);
-    let words = ["run", "--grace", "20s", "--", fixture::path(), "daemon", "--manner", "graceful", "--ms", "300"];
+    let words =
+        ["run", "--grace", "20s", "--", fixture::path(), "daemon", "--manner", "graceful", "--ms", "300"];
     let command = arena.command(&lariat).args(words).facts(&facts).own_session();
     let Some(trace) = lose_it_before_its_first_word(command, &facts) else { return };
     assert_eq!(trace.running().wait().code(), Some(125));

@@ -9,9 +9,7 @@ use std::path::{Path, PathBuf};
 
 use lariat_testkit::chance::rounds;
 use lariat_testkit::trace::{Point, Strike, Trace, Victims, When, Who};
-use lariat_testkit::{
-    Arena, Chance, Facts, PATIENCE, Running, Stack, fixture, needs, subject,
-};
+use lariat_testkit::{Arena, Chance, Facts, PATIENCE, Running, Stack, fixture, needs, subject};
 
 const LARIAT: &str = env!("CARGO_BIN_EXE_lariat");
 
@@ -141,10 +139,8 @@ fn wrong_afterwards(arena: &Arena, project: &Project) -> Option<String> {
     let ledger: serde_json::Value = serde_json::from_slice(&ledger).unwrap_or_default();
     let listed = names_in(&arena.dir().join("home/.local/state/lariat/runs"));
     let sockets = names_in(&arena.dir().join("runtime/lariat"));
-    let strange: Vec<PathBuf> = names_in(&state)
-        .into_iter()
-        .filter(|path| path.to_string_lossy().contains("run.json."))
-        .collect();
+    let strange: Vec<PathBuf> =
+        names_in(&state).into_iter().filter(|path| path.to_string_lossy().contains("run.json.")).collect();
     for path in listed.iter().chain(&sockets) {
         let _ = std::fs::remove_file(path);
     }
@@ -157,9 +153,37 @@ fn wrong_afterwards(arena: &Arena, project: &Project) -> Option<String> {
 
 /// What others can see of a process's work. Most of its calls read `/proc`, and one is like the other.
 const CHANGES: &[&str] = &[
-    "write", "pwrite64", "rename", "renameat", "renameat2", "unlink", "unlinkat", "fsync", "clone", "clone3", "sendto",
-    "recvfrom", "sendmsg", "pidfd_send_signal", "kill", "splice", "ftruncate", "mkdir", "mkdirat", "bind", "listen",
-    "accept4", "flock", "wait4", "waitid", "prctl", "setsid", "execve", "memfd_create", "socketpair", "pipe2",
+    "write",
+    "pwrite64",
+    "rename",
+    "renameat",
+    "renameat2",
+    "unlink",
+    "unlinkat",
+    "fsync",
+    "clone",
+    "clone3",
+    "sendto",
+    "recvfrom",
+    "sendmsg",
+    "pidfd_send_signal",
+    "kill",
+    "splice",
+    "ftruncate",
+    "mkdir",
+    "mkdirat",
+    "bind",
+    "listen",
+    "accept4",
+    "flock",
+    "wait4",
+    "waitid",
+    "prctl",
+    "setsid",
+    "execve",
+    "memfd_create",
+    "socketpair",
+    "pipe2",
     "exit_group",
 ];
 

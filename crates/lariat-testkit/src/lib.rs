@@ -31,6 +31,7 @@ pub mod net;
 pub mod project;
 pub mod pty;
 pub mod reaper;
+pub mod stuck;
 pub mod subject;
 pub mod trace;
 pub mod wait;

@@ -59,7 +59,9 @@ pub(crate) fn set_traced(is_on: bool) {
 pub fn reap() -> Proof {
     loop {
         match collect(libc::WNOHANG) {
-            Collected::Change(change) => with_traced(|queue| queue.iter_mut().for_each(|q| q.push_back(change))),
+            Collected::Change(change) => {
+                with_traced(|queue| queue.iter_mut().for_each(|q| q.push_back(change)))
+            }
             Collected::Nothing => return Proof::Alive,
             Collected::Nobody => return Proof::Empty,
             Collected::Interrupted => {}

@@ -141,7 +141,8 @@ impl fmt::Display for Trace {
         let struck = self.struck_at.as_deref().unwrap_or("nobody was killed");
         write!(f, "{struck}")?;
         for process in self.processes.values() {
-            let last: Vec<String> = process.calls.iter().rev().take(4).rev().map(|n| names::name(*n)).collect();
+            let last: Vec<String> =
+                process.calls.iter().rev().take(4).rev().map(|n| names::name(*n)).collect();
             write!(f, "; {:?} made {} calls, the last {}", process.who, process.calls.len(), last.join(" "))?;
         }
         Ok(())
@@ -167,7 +168,8 @@ impl Trace {
         let (running, seized) = std::thread::scope(|scope| {
             let starting = scope.spawn(move || command.start());
             let mut bytes = [0; 4];
-            let seized = pid_read.read_exact(&mut bytes).and_then(|()| ptrace::seize(i32::from_ne_bytes(bytes)));
+            let seized =
+                pid_read.read_exact(&mut bytes).and_then(|()| ptrace::seize(i32::from_ne_bytes(bytes)));
             let _ = go_write.write_all(b"g");
             (starting.join().expect("the command can be started"), seized)
         });
@@ -247,7 +249,8 @@ impl Trace {
     pub fn steps(&self) -> Vec<(Who, usize, String)> {
         let of = |process: &Process| {
             let who = process.who;
-            let named = process.calls.iter().enumerate().map(move |(nth, number)| (who, nth, names::name(*number)));
+            let named =
+                process.calls.iter().enumerate().map(move |(nth, number)| (who, nth, names::name(*number)));
             named.collect::<Vec<_>>()
         };
         self.processes.values().flat_map(of).collect()
@@ -397,7 +400,8 @@ impl Trace {
         let before = self.struck_at.take().map(|before| format!("{before}, then ")).unwrap_or_default();
         let Point { who, nth, when } = point;
         let name = names::name(number);
-        self.struck_at = Some(format!("{before}{victims:?} killed at {when:?} of {who:?}'s call {nth}, {name}"));
+        self.struck_at =
+            Some(format!("{before}{victims:?} killed at {when:?} of {who:?}'s call {nth}, {name}"));
     }
 
     /// Detaches from everybody. Whoever was killed is collected.
@@ -472,7 +476,9 @@ fn wait_for_go(pid_fd: i32, go_fd: i32) -> io::Result<()> {
         if libc::write(pid_fd, pid.as_ptr().cast(), pid.len()) != 4 {
             return Err(io::Error::last_os_error());
         }
-        while libc::read(go_fd, (&raw mut byte).cast(), 1) < 0 && io::Error::last_os_error().kind() == io::ErrorKind::Interrupted {}
+        while libc::read(go_fd, (&raw mut byte).cast(), 1) < 0
+            && io::Error::last_os_error().kind() == io::ErrorKind::Interrupted
+        {}
     }
     Ok(())
 }

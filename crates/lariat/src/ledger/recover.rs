@@ -30,6 +30,8 @@ pub struct Clues {
     pub pid_namespace: Option<u64>,
     /// The leaders of all starts, whose session and process group have the leader's number where they were led by it.
     pub leaders: Vec<LeaderClue>,
+    /// Who could not be ended when it was last tried.
+    pub left: Vec<Identity>,
     /// Supervisor and keepers of the run. They are spared: if one lives, the run does.
     pub spared: Vec<Identity>,
 }
@@ -66,13 +68,22 @@ impl Clues {
             }));
         }
         let (boot, pid_namespace) = (Some(record.boot.clone()), record.pid_namespace);
-        Self { run: record.run.clone(), boot, pid_namespace, leaders, spared }
+        let left = record.report.iter().flat_map(|report| &report.left);
+        let left = left.map(|left| Identity { pid: left.pid, start: left.start }).collect();
+        Self { run: record.run.clone(), boot, pid_namespace, leaders, left, spared }
     }
 
     /// Makes clues of the mark alone, for a ledger that is damaged.
     #[must_use]
     pub fn mark_only(run: RunId) -> Self {
-        Self { run, boot: None, pid_namespace: None, leaders: Vec::new(), spared: Vec::new() }
+        Self {
+            run,
+            boot: None,
+            pid_namespace: None,
+            leaders: Vec::new(),
+            left: Vec::new(),
+            spared: Vec::new(),
+        }
     }
 }
 
@@ -128,6 +139,8 @@ pub enum Reach {
 pub enum Why {
     /// It is the recorded leader of a service.
     Recorded,
+    /// It is one that could not be ended when that was last tried.
+    Left,
     /// It carries the run's mark.
     Marked,
     /// It descends from this process, which is the run's.
@@ -275,6 +288,9 @@ impl<'a> Search<'a> {
                 process.mark.as_ref().filter(|mark| is_own && mark.run == self.clues.run.as_str())
             {
                 self.add(process, Why::Marked, mark.service.clone());
+            }
+            if self.clues.left.contains(&process.identity) {
+                self.add(process, Why::Left, None);
             }
         }
     }

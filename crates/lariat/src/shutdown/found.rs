@@ -194,6 +194,7 @@ fn parents_first(found: &mut [Found]) {
 pub fn why_in_words(why: Why) -> String {
     match why {
         Why::Recorded => "the ledger names it as a service's leader".into(),
+        Why::Left => "it could not be ended before".into(),
         Why::Marked => "it carries the run's marker".into(),
         Why::Descendant(pid) => format!("it descends from {pid}, which is the run's"),
         Why::Session(number) => format!("it is in session {number}, which a service led"),

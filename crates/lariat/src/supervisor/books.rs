@@ -161,7 +161,8 @@ impl Driver {
     }
 }
 
-fn summary(report: &Report) -> ReportSummary {
+/// What the ledger keeps of a report.
+pub(super) fn summary(report: &Report) -> ReportSummary {
     let left = |process: &crate::shutdown::report::LeftProcess| LeftRecord {
         pid: process.pid,
         start: process.start,

@@ -212,10 +212,7 @@ impl Driver {
     }
 
     pub(super) fn member_left(&mut self, service: Option<String>, named: &Named) {
-        let reason = match named.errno {
-            0 => "does not die of KILL".to_owned(),
-            errno => format!("could not be signalled: {}", Errno::from_raw_os_error(errno)),
-        };
+        let reason = why_left(named);
         self.tally.left(LeftProcess {
             service: service.clone(),
             pid: named.identity.pid,
@@ -362,6 +359,14 @@ impl Driver {
             (_, Some(cause)) => cause,
             (_, None) => "it did not start".into(),
         }
+    }
+}
+
+/// Says why somebody could not be ended.
+pub(super) fn why_left(named: &Named) -> String {
+    match named.errno {
+        0 => "does not die of KILL".to_owned(),
+        errno => format!("could not be signalled: {}", Errno::from_raw_os_error(errno)),
     }
 }
 

@@ -11,10 +11,12 @@ use std::time::{Duration, Instant};
 
 use lariat_keeper::ending::{Ending, was_told_by_death};
 use lariat_keeper::stop::StopPlan;
-use lariat_keeper::wire::End;
+use lariat_keeper::wire::{End, Named};
 use lariat_sys::identity::Identity;
 use lariat_sys::signal::Signal;
 
+use super::books::summary;
+use super::lives::why_left;
 use crate::event::Exit;
 use crate::ledger::index::RunIndex;
 use crate::ledger::journal::read_ends;
@@ -160,6 +162,8 @@ pub struct Crashed {
     ends: Vec<EndRecord>,
     notes: Vec<String>,
     ended: Option<End>,
+    /// Whom the end that was tried here could not end, and why.
+    refused: Vec<Named>,
     took: Duration,
 }
 
@@ -274,15 +278,28 @@ impl Crashed {
         state: StateDir,
         lock: Option<RunLock>,
         record: Option<Box<RunRecord>>,
-        clues: Clues,
+        mut clues: Clues,
         notes: Vec<String>,
     ) -> Self {
+        // Without the records of keepers, what they did is not known; that nothing is left is seen all the same.
+        let ends = read_ends(&state, &clues.run).map(|lines| lines.records).unwrap_or_default();
+        let left = ends.iter().flat_map(|end| &end.left);
+        clues.left.extend(left.map(|left| Identity { pid: left.pid, start: left.start }));
         let set = FoundSet::new(clues.clone());
         // Who only looks has no need of a proof.
         let findings = if lock.is_some() { set.look_until_settled() } else { set.look() };
-        // Without the records of keepers, what they did is not known; that nothing is left is seen all the same.
-        let ends = read_ends(&state, &clues.run).map(|lines| lines.records).unwrap_or_default();
-        Self { state, lock, record, clues, findings, ends, notes, ended: None, took: Duration::ZERO }
+        Self {
+            state,
+            lock,
+            record,
+            clues,
+            findings,
+            ends,
+            notes,
+            ended: None,
+            refused: Vec::new(),
+            took: Duration::ZERO,
+        }
     }
 
     /// Returns the run's id.
@@ -338,6 +355,7 @@ impl Crashed {
                     total.killed += end.killed;
                     total.left += end.left;
                     total.stop_time = total.stop_time.max(end.stop_time);
+                    self.refused.extend_from_slice(ending.left());
                 }
                 done.is_none()
             });
@@ -393,6 +411,7 @@ impl Crashed {
         report.is_ledger_closed = is_clean;
         if let (Some(mut record), Some(lock)) = (self.record, &self.lock) {
             record.is_closed = is_clean;
+            record.report = Some(summary(&report));
             store::save(&self.state, lock, &record)?;
             if is_clean {
                 // The run is closed in the ledger, which is what counts; these are only in nobody's way.
@@ -431,7 +450,9 @@ impl Crashed {
         tally.phase_ended(Phase::Orphans, self.took);
         tally.phase_note(Phase::Containers, "the stack has no containers");
         for found in &self.findings.certain {
-            if let Some(left) = verify::describe(found.identity, "it was not ended") {
+            let refused = self.refused.iter().find(|named| named.identity == found.identity);
+            let reason = refused.map_or("it was not ended".into(), why_left);
+            if let Some(left) = verify::describe(found.identity, &reason) {
                 tally.left(left);
             }
         }

@@ -218,7 +218,9 @@ impl Teller {
                 match subscription.next() {
                     Next::Event(event) => {
                         match event.kind {
-                            EventKind::StartupFinished { .. } => until = Some(Instant::now() + SETTLES_WITHIN),
+                            EventKind::StartupFinished { .. } => {
+                                until = Some(Instant::now() + SETTLES_WITHIN)
+                            }
                             // It ends already: how, says the report.
                             EventKind::ShutdownStarted { .. } => until = None,
                             _ => {}

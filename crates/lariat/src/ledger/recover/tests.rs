@@ -31,6 +31,7 @@ fn clues() -> Clues {
         boot: Some("boot".into()),
         pid_namespace: Some(7),
         leaders: vec![clue(100, 50)],
+        left: vec![Identity { pid: 80, start: 60 }],
         spared: vec![Identity { pid: 90, start: 40 }],
     }
 }
@@ -87,6 +88,18 @@ fn identities_and_marks() -> Vec<Row> {
     vec![
         ("nobody", vec![process(300)], vec![], vec![]),
         ("the leader lives", vec![leader()], vec![(100, Why::Recorded)], vec![]),
+        (
+            "one that could not be ended, of any user",
+            vec![foreign(process(80))],
+            vec![(80, Why::Left)],
+            vec![],
+        ),
+        (
+            "and a stranger with its number",
+            vec![Process { identity: Identity { pid: 80, start: 61 }, ..process(80) }],
+            vec![],
+            vec![],
+        ),
         ("its number was reused", vec![reused()], vec![], vec![]),
         ("and so were session and group", vec![reused(), member(300), in_group(301)], vec![], vec![]),
         (
