@@ -173,6 +173,29 @@ fn a_keeper_without_a_supervisor_writes_down_whom_it_could_not_end() {
     arena.finish();
 }
 
+/// HAZARD(vfork-stall): the program's file system answers nothing, so the keeper never says that it has started.
+#[test]
+fn a_program_that_cannot_be_read_does_not_hold_up_down() {
+    let arena = Arena::new();
+    let Some(mut server) = deaf_server(&arena) else { return };
+    let toml = format!(
+        "[stack]\ndeadline = '2s'\n[service.server]\nrun = ['{}']\nstop = {{ grace = '300ms' }}\n",
+        server.file().display()
+    );
+    let stack = Stack::new(&arena, LARIAT, "project", &toml);
+    let up = stack.lariat(&arena, &["up", "--yes"]).start();
+    stack.wait_event("service-starting", 0);
+    let down = stack.run(&arena, &["down"]).expect(4);
+    assert_in_time(&down);
+    up.wait().expect(4);
+    server.stop();
+    arena.wait_until_empty(PATIENCE);
+    stack.run(&arena, &["down", "--yes"]).expect(0);
+    assert_eq!(ledger(&stack)["is_closed"], true);
+    drop(server);
+    arena.finish();
+}
+
 /// Makes a copy of the fixture that makes whoever executes it root.
 fn make_set_uid(arena: &Arena) -> std::path::PathBuf {
     let program = arena.dir().join("set-uid");

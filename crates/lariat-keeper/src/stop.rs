@@ -26,7 +26,7 @@ use crate::clock::later;
 pub const STAGE_DELAY: Duration = Duration::from_secs(1);
 /// When those who were told and are still there are examined for being interactive shells.
 pub const EXAMINE_DELAY: Duration = Duration::from_millis(30);
-/// How long kill passes go on at least before what is left is given up.
+/// How long kill passes go on at least before what is left is given up: some do not die of KILL (HAZARD(stuck-member)).
 pub const KILL_WITHIN: Duration = Duration::from_secs(5);
 /// How long kill passes go on at most, while members still die and new ones appear.
 pub const KILL_LIMIT: Duration = Duration::from_secs(15);

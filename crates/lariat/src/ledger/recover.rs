@@ -289,6 +289,7 @@ impl<'a> Search<'a> {
             {
                 self.add(process, Why::Marked, mark.service.clone());
             }
+            // HAZARD(member-of-another-user): whatever else would say whose it is may not be read.
             if self.clues.left.contains(&process.identity) {
                 self.add(process, Why::Left, None);
             }

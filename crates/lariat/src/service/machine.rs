@@ -338,12 +338,7 @@ impl Machine {
             Event::Stop { grace } => self.stop(now, grace),
             Event::Kill => self.kill(now),
             Event::ShutdownBegan => self.begin_shutdown(),
-            Event::DependenciesMet if self.state == State::Waiting => {
-                self.state = State::Starting;
-                self.answer_by = Some(later(now, START_WITHIN));
-                self.cause = None;
-                vec![Action::Spawn]
-            }
+            Event::DependenciesMet if self.state == State::Waiting => self.spawn(now),
             Event::DependencyLost if self.state == State::Waiting => {
                 self.state = State::Down;
                 let end = End { cause: Cause::DependencyLost, life: Duration::ZERO };
@@ -401,6 +396,13 @@ impl Machine {
             | Event::Daemonized
             | Event::OrphansEnded { .. } => Vec::new(),
         }
+    }
+
+    fn spawn(&mut self, now: Instant) -> Vec<Action> {
+        self.state = State::Starting;
+        self.answer_by = Some(later(now, START_WITHIN));
+        self.cause = None;
+        vec![Action::Spawn]
     }
 
     fn start(&mut self) -> Vec<Action> {

@@ -22,7 +22,7 @@ use crate::service::graph::Place;
 use crate::service::machine;
 use crate::shutdown::found::{FoundSet, why_in_words};
 use crate::shutdown::plan;
-use crate::shutdown::report::HeldPort;
+use crate::shutdown::report::{HeldPort, LeftProcess};
 use crate::shutdown::verify;
 
 /// Orphans named at most.
@@ -218,8 +218,11 @@ impl Driver {
         }
         let found = self.found_set().look();
         let held = self.held_ports();
-        let is_quiet =
-            found.certain.is_empty() && self.leaving.is_empty() && !held.iter().any(|port| port.is_ours);
+        let is_kept = self.units.iter().any(|unit| unit.life.is_some());
+        let is_quiet = found.certain.is_empty()
+            && !is_kept
+            && self.leaving.is_empty()
+            && !held.iter().any(|port| port.is_ours);
         if !is_quiet && now < deadline {
             self.verify = Some((deadline, (now + LOOK_EVERY).min(deadline)));
             return;
@@ -234,6 +237,15 @@ impl Driver {
         for found in found.certain {
             if let Some(left) = verify::describe(found.identity, "alive at the last look") {
                 self.tally.left(left);
+            }
+        }
+        for unit in &self.units {
+            // Given up: what such a keeper holds hangs on it, and cannot be seen from here (HAZARD(vfork-stall)).
+            let keeper = unit.life.as_ref().map(|life| life.keeper.identity());
+            let reason =
+                format!("the keeper of `{}` has not come to an end, nor has what it holds", unit.name);
+            if let Some(left) = keeper.and_then(|keeper| verify::describe(keeper, &reason)) {
+                self.tally.left(LeftProcess { service: Some(unit.name.clone()), ..left });
             }
         }
         for found in found.possible {
