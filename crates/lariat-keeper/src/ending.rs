@@ -4,7 +4,7 @@
 //! owner's loop calls [`Ending::turn`] when a child changed and when [`Ending::wake_at`] has come.
 
 use std::collections::VecDeque;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use lariat_sys::identity::Identity;
 use lariat_sys::{process, procfs};
@@ -44,6 +44,11 @@ impl<C: Containment> Ending<C> {
     #[must_use]
     pub fn new(containment: C, plan: StopPlan, told: Option<Identity>) -> Self {
         Self { machine: Machine::for_orphans(plan, told, now()), containment, plan, left: Vec::new() }
+    }
+
+    /// Takes in the orphans of one more keeper ([`Machine::join`]).
+    pub fn join(&mut self, told: Option<Identity>, grace: Duration) {
+        self.machine.join(now(), told, grace);
     }
 
     /// Returns when the next turn is due, if nothing changes before.

@@ -148,6 +148,19 @@ impl Machine {
         machine
     }
 
+    /// Takes in the orphans of one more keeper, while others are being ended: nobody is told again, and the newcomers have
+    /// their grace period whatever is left of the others'. `told` is their leader, as in [`Self::for_orphans`].
+    pub fn join(&mut self, now: Now, told: Option<Identity>, grace: Duration) {
+        if let State::Stopping { stop, began } = std::mem::replace(&mut self.state, State::Over) {
+            let mut stop = Box::new(stop.renewed(now, grace));
+            if let Some(told) = told {
+                stop.count_as_told(told);
+            }
+            self.has_given_up = false;
+            self.state = State::Stopping { stop, began };
+        }
+    }
+
     /// Returns when to come back with [`Event::Woke`], if nothing happens before.
     #[must_use]
     pub fn wake_at(&self) -> Option<Instant> {

@@ -26,7 +26,7 @@ use crate::clock::later;
 pub const STAGE_DELAY: Duration = Duration::from_secs(1);
 /// When those who were told and are still there are examined for being interactive shells.
 pub const EXAMINE_DELAY: Duration = Duration::from_millis(30);
-/// How long kill passes go on at least before what is left is given up.
+/// How long kill passes go on at least before what is left is given up: some do not die of KILL (HAZARD(stuck-member)).
 pub const KILL_WITHIN: Duration = Duration::from_secs(5);
 /// How long kill passes go on at most, while members still die and new ones appear.
 pub const KILL_LIMIT: Duration = Duration::from_secs(15);
@@ -251,6 +251,16 @@ impl StopMachine {
             walk_earliest: now.instant,
             is_walking: false,
         }
+    }
+
+    /// Begins anew, for members that have come to those of this stop: who was told stays told, and everybody has what is
+    /// left of the old grace period or the new one, whichever is longer.
+    #[must_use]
+    pub fn renewed(self, now: Now, grace: Duration) -> Self {
+        let left = self.grace_end.saturating_duration_since(now.instant);
+        let plan = StopPlan { grace: grace.max(left), ..self.plan };
+        let killed = self.killed.into_keys().map(|member| (member, (0, now.instant))).collect();
+        Self { told: self.told, killed, hung_up: self.hung_up, ..Self::new(plan, Start::Leader, now) }
     }
 
     /// Counts a member as told that got the stop signal from somebody else.

@@ -23,6 +23,7 @@
 pub mod arena;
 pub mod boundary;
 pub mod census;
+pub mod chance;
 pub mod command;
 pub mod facts;
 pub mod fixture;
@@ -33,10 +34,13 @@ pub mod numbers;
 pub mod project;
 pub mod pty;
 pub mod reaper;
+pub mod stuck;
 pub mod subject;
+pub mod trace;
 pub mod wait;
 
 pub use arena::{Arena, Containment, is_root};
+pub use chance::Chance;
 pub use command::{Command, Ending, Running};
 pub use facts::Facts;
 pub use kernel::Kernel;

@@ -96,6 +96,7 @@ pub(crate) fn run(options: &RunOptions) -> Result<Ended, RunError> {
         shares_group,
         began: Instant::now(),
         leader: None,
+        dead_keeper: None,
         adoption: None,
         group,
         options,
@@ -208,6 +209,8 @@ struct Driver<'a> {
     shares_group: bool,
     began: Instant,
     leader: Option<Identity>,
+    /// Reaped, unless a debugger still has it.
+    dead_keeper: Option<i32>,
     adoption: Option<Adoption<Bounded<Lineage>>>,
     /// The command's directory, which the keeper removes; ours to end and remove when that one is dead.
     group: Option<Cgroup>,
@@ -399,6 +402,7 @@ impl Driver<'_> {
         if let Some(keeper) = self.keeper.take() {
             let _ = keeper.pidfd().wait_exit(Some(Instant::now() + Duration::from_secs(1)));
             keeper.reap();
+            self.dead_keeper = Some(keeper.identity().pid);
         }
     }
 
@@ -492,7 +496,9 @@ impl Driver<'_> {
         let mut children = Vec::new();
         // Without a list nobody counts as told, and the leader hears of the stop twice.
         let _ = tree::children(process::pid(), &mut children);
-        let eldest = children.into_iter().find(|pid| !self.strangers.contains(pid))?;
+        // HAZARD(traced-zombie): a dead keeper may still be among them, and is older than its orphans.
+        let is_other = |pid: &i32| self.strangers.contains(pid) || self.dead_keeper == Some(*pid);
+        let eldest = children.into_iter().find(|pid| !is_other(pid))?;
         Identity::of(eldest).ok().flatten()
     }
 

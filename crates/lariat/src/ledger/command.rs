@@ -6,6 +6,7 @@
 
 use std::fs;
 use std::io::{self, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -13,7 +14,7 @@ use std::time::Duration;
 use lariat_keeper::stop::StopPlan;
 use lariat_sys::identity::{BootId, Identity};
 use lariat_sys::process;
-use rustix::fs::OFlags;
+use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 use serde::{Deserialize, Serialize};
 
 use super::index::{RuntimeDir, UserDirs, error};
@@ -206,8 +207,7 @@ impl CommandRecord {
 }
 
 fn write_new(path: &Path, text: &str) -> io::Result<()> {
-    let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
-    file.write_all(format!("{text}\n").as_bytes())
+    place_whole(path, format!("{text}\n").as_bytes())
 }
 
 /// The place of one record, chosen before the command starts.
@@ -288,6 +288,26 @@ impl CommandLedger {
         // What cannot be removed names identities that are dead, which is all that it can do.
         let _ = fs::remove_file(&self.path);
     }
+}
+
+/// Makes a file that is there with all of its bytes or not at all, whenever we are killed.
+///
+/// Without a name until it is whole (open(2), `O_TMPFILE`), so that nothing half-written is left under any name; on a
+/// file system that knows no such files it is renamed into place.
+fn place_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let flags = OFlags::TMPFILE | OFlags::WRONLY | OFlags::CLOEXEC;
+    let directory = path.parent().unwrap_or(Path::new("/"));
+    if let Ok(file) = rustix::fs::open(directory, flags, Mode::RUSR | Mode::WUSR) {
+        let mut file = fs::File::from(file);
+        file.write_all(bytes)?;
+        let nameless = format!("/proc/self/fd/{}", file.as_raw_fd());
+        rustix::fs::linkat(CWD, nameless, CWD, path, AtFlags::SYMLINK_FOLLOW)?;
+        return Ok(());
+    }
+    let new = path.with_extension("new");
+    let mut options = fs::OpenOptions::new();
+    options.write(true).create_new(true).mode(0o600).open(&new)?.write_all(bytes)?;
+    fs::rename(&new, path)
 }
 
 #[cfg(test)]

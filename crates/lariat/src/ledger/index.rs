@@ -158,7 +158,8 @@ impl RunIndex {
         Self { directory: directory.to_owned() }
     }
 
-    /// Adds a run, or writes it anew.
+    /// Adds a run, or writes it anew, in place of any other of the same project: a project has one run at a time, and who
+    /// adds it holds the project's lock.
     ///
     /// # Errors
     /// When the directory is not ours alone, or the file cannot be written. The run does without.
@@ -167,6 +168,11 @@ impl RunIndex {
             fs::create_dir_all(parent).map_err(|cause| error("make", parent, cause))?;
         }
         private_dir(&self.directory)?;
+        let is_earlier = |other: &IndexEntry| other.root == entry.root && other.run != entry.run;
+        for earlier in self.list().unwrap_or_default().into_iter().filter(is_earlier) {
+            // It is the list's loss if it cannot be removed: whoever reads it sees that the run is gone.
+            let _ = self.remove(&earlier.run);
+        }
         let path = self.path(&entry.run);
         let text =
             serde_json::to_string(entry).map_err(|cause| error("write", &path, io::Error::other(cause)))?;
@@ -244,6 +250,9 @@ mod tests {
         index.remove(&entries[0].run).unwrap();
         index.remove(&entries[0].run).unwrap();
         assert_eq!(index.list().unwrap(), entries[1..]);
+        let next = IndexEntry { run: RunId::new_random().unwrap(), ..entries[1].clone() };
+        index.add(&next).unwrap();
+        assert_eq!(index.list().unwrap(), [next], "a project has one run at a time");
     }
 
     #[test]

@@ -32,6 +32,10 @@ use super::spec::{Condition, RestartSpec, StopSpec};
 pub const KEEPER_SILENCE_MAX: Duration =
     lariat_keeper::stop::KILL_LIMIT.saturating_add(Duration::from_secs(2));
 
+/// How long a keeper may take to say that the service has started, or why it could not be: a program on a file system
+/// that does not answer would be awaited for ever.
+pub const START_WITHIN: Duration = Duration::from_secs(60);
+
 /// What the user wants.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Wanted {
@@ -230,6 +234,8 @@ pub struct Machine {
     comes_again: bool,
     is_daemonized: bool,
     started_at: Option<Instant>,
+    /// When a keeper that was asked to spawn it has to have answered.
+    answer_by: Option<Instant>,
     /// When the grace period of the stop that is under way ends. It only ever becomes sooner.
     grace_end: Option<Instant>,
     /// The keeper was silent for too long and was killed.
@@ -253,6 +259,7 @@ impl Machine {
             comes_again: false,
             is_daemonized: false,
             started_at: None,
+            answer_by: None,
             grace_end: None,
             has_given_up_keeper: false,
             history: History::default(),
@@ -312,6 +319,7 @@ impl Machine {
     pub fn wake_at(&self) -> Option<Instant> {
         match self.state {
             State::Backoff { until } => Some(until),
+            State::Starting if !self.has_given_up_keeper => self.answer_by,
             _ => self.silent_at(),
         }
     }
@@ -330,11 +338,7 @@ impl Machine {
             Event::Stop { grace } => self.stop(now, grace),
             Event::Kill => self.kill(now),
             Event::ShutdownBegan => self.begin_shutdown(),
-            Event::DependenciesMet if self.state == State::Waiting => {
-                self.state = State::Starting;
-                self.cause = None;
-                vec![Action::Spawn]
-            }
+            Event::DependenciesMet if self.state == State::Waiting => self.spawn(now),
             Event::DependencyLost if self.state == State::Waiting => {
                 self.state = State::Down;
                 let end = End { cause: Cause::DependencyLost, life: Duration::ZERO };
@@ -358,6 +362,7 @@ impl Machine {
             Event::SpawnFailed if self.state == State::Starting => {
                 self.cause = Some(Cause::NotSpawned);
                 self.state = State::Closing;
+                self.end_grace_by(now);
                 Vec::new()
             }
             Event::NotSpawned if self.state == State::Starting => {
@@ -391,6 +396,13 @@ impl Machine {
             | Event::Daemonized
             | Event::OrphansEnded { .. } => Vec::new(),
         }
+    }
+
+    fn spawn(&mut self, now: Instant) -> Vec<Action> {
+        self.state = State::Starting;
+        self.answer_by = Some(later(now, START_WITHIN));
+        self.cause = None;
+        vec![Action::Spawn]
     }
 
     fn start(&mut self) -> Vec<Action> {
@@ -533,7 +545,10 @@ impl Machine {
             if now >= until {
                 self.state = State::Waiting;
             }
-        } else if self.silent_at().is_some_and(|at| now >= at) {
+        } else if self.wake_at().is_some_and(|at| now >= at) {
+            if self.state == State::Starting {
+                self.cause = Some(Cause::NotSpawned);
+            }
             self.has_given_up_keeper = true;
             return vec![Action::KillKeeper];
         }

@@ -332,6 +332,29 @@ fn a_silent_keeper_is_killed_once_and_its_orphans_get_no_new_grace() {
 }
 
 #[test]
+fn a_keeper_that_does_not_say_that_it_has_started_is_killed() {
+    let mut bench = Bench::new(policy(RestartWhen::No)).steps(&UP[..2]);
+    let until = bench.now + START_WITHIN;
+    assert_eq!(bench.machine.wake_at(), Some(until));
+    bench.now = until - Duration::from_millis(1);
+    assert_eq!(bench.step(Event::Woke), []);
+    bench.now = until;
+    assert_eq!(bench.step(Event::Woke), [Action::KillKeeper]);
+    assert_eq!((bench.machine.wake_at(), bench.step(Event::Woke)), (None, vec![]), "once");
+    assert_eq!(bench.step(Event::KeeperGone), [Action::EndOrphans { grace: GRACE }]);
+    bench.step(Event::OrphansEnded { is_empty: true });
+    assert_eq!(bench.machine.last_end().map(|end| end.cause), Some(Cause::NotSpawned));
+    // One that has said that it could not is awaited no longer than one that is done.
+    let mut failed = Bench::new(policy(RestartWhen::No)).steps(&UP[..2]).steps(&[Event::SpawnFailed]);
+    failed.now += KEEPER_SILENCE_MAX;
+    assert_eq!(failed.step(Event::Woke), [Action::KillKeeper]);
+    // One that has is not.
+    let mut up = Bench::new(policy(RestartWhen::No)).steps(&UP);
+    up.now += START_WITHIN * 2;
+    assert_eq!((up.machine.wake_at(), up.step(Event::Woke)), (None, vec![]));
+}
+
+#[test]
 fn nothing_is_started_beside_somebody_who_could_not_be_ended() {
     let stuck = Event::KeeperEnded { exit: None, is_empty: false };
     let bench = Bench::new(policy(RestartWhen::Always)).steps(&UP).steps(&[Event::Restart, stuck]);

@@ -75,6 +75,8 @@ const SNIPES_IN_VAIN: u32 = 8;
 /// For so long nobody may be found before the set counts as empty. A process in the middle of execve(2) has no
 /// environment to be known by (HAZARD(exec-not-finished)), and its parent, which was known, may be dead already.
 const SETTLES_AFTER: Duration = Duration::from_millis(50);
+/// The pause between two looks that find nobody.
+const LOOK_EVERY: Duration = Duration::from_millis(10);
 
 impl FoundSet {
     /// Looks by these clues.
@@ -197,6 +199,24 @@ impl FoundSet {
     /// Removes the directories of what is looked for, as far as they are empty.
     pub fn remove_groups(&self) {
         self.groups().iter().filter(|group| cgroup::is_empty(group)).for_each(cgroup::remove);
+    }
+
+    /// Returns what is found; that it is nobody only when a while has passed in which nobody was. Blocks for that while.
+    ///
+    /// A look is no snapshot: whom it read first may have made another and died before its turn came
+    /// (HAZARD(fork-while-walking)).
+    #[must_use]
+    pub fn look_until_settled(&self) -> Findings {
+        let until = Instant::now() + SETTLES_AFTER;
+        loop {
+            let findings = self.look();
+            let now = Instant::now();
+            if !findings.certain.is_empty() || findings.reach != recover::Reach::Here || now >= until {
+                return findings;
+            }
+            // It fails only for want of memory; then the looks follow each other without a pause.
+            let _ = lariat_sys::poll::poll(&mut [], Some(until.min(now + LOOK_EVERY)));
+        }
     }
 
     fn children(&self) -> Vec<i32> {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 use std::time::Instant;
 
-use lariat_keeper::ending::Ending;
+use lariat_keeper::ending::{Ending, was_told_by_death};
 use lariat_keeper::stop::StopPlan;
 use lariat_sys::identity::Identity;
 use lariat_sys::signal::Signal;
@@ -71,7 +71,9 @@ impl Crashed {
     }
 
     fn look_again(&mut self) {
-        self.findings = self.set().look();
+        let set = self.set();
+        // Who only looks has no need of a proof.
+        self.findings = if self.lock.is_some() { set.look_until_settled() } else { set.look() };
     }
 
     fn set(&self) -> FoundSet {
@@ -177,9 +179,17 @@ impl Crashed {
         let default = StopPlan { signal: Signal::TERM, grace, ..StopPlan::default() };
         let of_service = |(name, plan): (&str, StopPlan)| {
             let plan = StopPlan { grace: plan.grace.min(grace), ..plan };
-            Ending::new(set.clone().of_service(name), plan, None)
+            Ending::new(set.clone().of_service(name), plan, self.told(name))
         };
         planned.into_iter().map(of_service).chain([Ending::new(others, default, None)]).collect()
+    }
+
+    /// Returns the leader of a service that heard of the stop already: the kernel told it when its keeper died.
+    fn told(&self, name: &str) -> Option<Identity> {
+        let mut services = self.record.iter().flat_map(|record| &record.services);
+        let leader = services.find(|service| service.name == name)?.leader?.into();
+        let is_ours = self.findings.certain.iter().any(|found| found.identity == leader);
+        Some(leader).filter(|leader| is_ours && was_told_by_death(*leader))
     }
 
     /// Puts the report of the crashed run together: what its keepers did, what was ended now, what is left. Closes the

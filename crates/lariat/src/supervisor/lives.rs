@@ -49,9 +49,14 @@ impl Driver {
                 self.note(place);
             }
             machine::Action::KillKeeper => {
-                if let Some(life) = &self.units[place].life {
+                let unit = &mut self.units[place];
+                if let Some(life) = &unit.life {
                     // A keeper that is gone in this moment needs no killing.
                     let _ = life.keeper.pidfd().signal(Signal::KILL);
+                    if life.leader.is_none() {
+                        let within = machine::START_WITHIN.as_secs();
+                        unit.trouble = Some(format!("its keeper did not start it within {within} s"));
+                    }
                 }
             }
             machine::Action::EndOrphans { grace } => self.begin_sweep(now, place, grace),
@@ -213,10 +218,7 @@ impl Driver {
     }
 
     pub(super) fn member_left(&mut self, service: Option<String>, named: &Named) {
-        let reason = match named.errno {
-            0 => "does not die of KILL".to_owned(),
-            errno => format!("could not be signalled: {}", Errno::from_raw_os_error(errno)),
-        };
+        let reason = why_left(named);
         self.tally.left(LeftProcess {
             service: service.clone(),
             pid: named.identity.pid,
@@ -364,6 +366,14 @@ impl Driver {
             (_, Some(cause)) => cause,
             (_, None) => "it did not start".into(),
         }
+    }
+}
+
+/// Says why somebody could not be ended.
+pub(super) fn why_left(named: &Named) -> String {
+    match named.errno {
+        0 => "does not die of KILL".to_owned(),
+        errno => format!("could not be signalled: {}", Errno::from_raw_os_error(errno)),
     }
 }
 

@@ -209,6 +209,12 @@ pub(super) fn take(root: &Path, access: Access, others: &Others) -> Result<Past,
         return held(state);
     };
     let found = store::load_and_set_aside(&state, &lock)?;
+    if let Loaded::Record(record) = &found
+        && record.is_closed
+    {
+        // A supervisor that was killed right after its last word left it there.
+        let _ = std::fs::remove_file(&record.socket);
+    }
     Ok(match understand(&state, found, others)? {
         (None, notes) => Past::Nothing { state, lock, notes },
         (Some((record, clues)), notes) => {

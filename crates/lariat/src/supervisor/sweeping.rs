@@ -13,16 +13,18 @@ use lariat_sys::identity::Identity;
 use lariat_sys::pidfd::is_surely_gone;
 use lariat_sys::reap::{self, ChildEvent};
 use lariat_sys::signal::Signal;
+use lariat_sys::{process, procfs, tree};
 
 use super::driver::Driver;
 use crate::event::EventKind;
 use crate::ledger::recover::patterns::CommandPattern;
 use crate::ledger::recover::{self, Clues, Findings, Found, Living, Snapshot};
+use crate::process::Mark;
 use crate::service::graph::Place;
 use crate::service::machine;
 use crate::shutdown::found::{FoundSet, reason_in_words, why_in_words};
 use crate::shutdown::plan;
-use crate::shutdown::report::HeldPort;
+use crate::shutdown::report::{HeldPort, LeftProcess};
 use crate::shutdown::verify;
 
 /// Orphans named at most.
@@ -81,19 +83,37 @@ impl Driver {
 
     pub(super) fn begin_sweep(&mut self, now: Instant, place: Place, grace: Duration) {
         let group = self.units[place].life.as_mut().and_then(|life| life.cgroup.take());
+        let known = self.units[place].life.as_ref().and_then(|life| life.leader);
+        let leader = known.or_else(|| self.orphaned_leader(place));
+        let told = leader.filter(|leader| was_told_by_death(*leader));
         if let Some(sweep) = &mut self.sweep {
             sweep.places.push(place);
             group.into_iter().for_each(|group| sweep.ending.containment().add(group));
+            sweep.ending.join(told, grace);
             return self.turn_sweep(now);
         }
         let signal = self.spec.services[place].stop.signal;
         let plan = StopPlan { signal, scope: StopScope::Staged, grace };
-        let leader = self.units[place].life.as_ref().and_then(|life| life.leader);
-        let told = leader.filter(|leader| was_told_by_death(*leader));
         let orphans = Lineage::of_orphans(leader, self.excepted());
         let ending = Ending::new(Bounded::new(orphans, group.into_iter().collect()), plan, told);
         self.sweep = Some(Sweep { ending, places: vec![place], hurry_at: None });
         self.turn_sweep(now);
+    }
+
+    /// Returns who leads a service whose keeper died before it could say so: it carries the service's mark and leads a
+    /// session, and was the keeper's first child; the kernel hands children on in their order.
+    fn orphaned_leader(&self, place: Place) -> Option<Identity> {
+        let mut children = Vec::new();
+        // Without a list nobody counts as told, and the leader hears of the stop twice.
+        let _ = tree::children(process::pid(), &mut children);
+        let excepted = self.excepted();
+        let orphans = children.into_iter().filter(|pid| !excepted.contains(pid));
+        let mut leaders = orphans.filter_map(|pid| {
+            let stat = procfs::read_stat(pid).ok().flatten().filter(|stat| stat.session == stat.pid)?;
+            let mark = Mark::of(pid).filter(|mark| mark.run == self.books.run())?;
+            (mark.service.as_deref() == Some(&self.units[place].name)).then(|| stat.identity())
+        });
+        leaders.next()
     }
 
     pub(super) fn cut_sweep(&mut self, now: Instant, grace: Duration) {
@@ -209,8 +229,11 @@ impl Driver {
         }
         let (found, strays) = self.look_around();
         let held = self.held_ports(&found.certain);
-        let is_quiet =
-            found.certain.is_empty() && self.leaving.is_empty() && !held.iter().any(|port| port.is_ours);
+        let is_kept = self.units.iter().any(|unit| unit.life.is_some());
+        let is_quiet = found.certain.is_empty()
+            && !is_kept
+            && self.leaving.is_empty()
+            && !held.iter().any(|port| port.is_ours);
         if !is_quiet && now < deadline {
             self.verify = Some((deadline, (now + LOOK_EVERY).min(deadline)));
             return;
@@ -225,6 +248,15 @@ impl Driver {
         for found in found.certain {
             if let Some(left) = verify::describe(found.identity, "alive at the last look") {
                 self.tally.left(left);
+            }
+        }
+        for unit in &self.units {
+            // Given up: what such a keeper holds hangs on it, and cannot be seen from here (HAZARD(vfork-stall)).
+            let keeper = unit.life.as_ref().map(|life| life.keeper.identity());
+            let reason =
+                format!("the keeper of `{}` has not come to an end, nor has what it holds", unit.name);
+            if let Some(left) = keeper.and_then(|keeper| verify::describe(keeper, &reason)) {
+                self.tally.left(LeftProcess { service: Some(unit.name.clone()), ..left });
             }
         }
         for found in found.possible {

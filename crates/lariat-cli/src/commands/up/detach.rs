@@ -10,6 +10,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::Path;
 use std::thread;
+use std::time::{Duration, Instant};
 
 use lariat::event::{Event, EventKind};
 use lariat::shutdown::report::Report;
@@ -34,6 +35,10 @@ use crate::output::{Failure, Output};
 const SLOT: RawFd = 3;
 /// The room in that pipe, in bytes.
 const PIPE_BYTES: usize = 64 * 1024;
+
+/// A service without a readiness check counts as up when its program was executed. One that ends so soon after that
+/// was never up, and whoever waits is told so.
+const SETTLES_WITHIN: Duration = Duration::from_millis(250);
 
 /// What the supervisor says to the command that waits.
 #[derive(Serialize, Deserialize)]
@@ -78,7 +83,7 @@ pub(super) fn start(
             }
         }
     }
-    wait.end(&child.pidfd, child.pid)
+    wait.end(&child.pidfd, child.pid, output)
 }
 
 fn spawn_supervisor(file: &Path, args: &UpArgs, signals: &Signals, write: OwnedFd) -> Result<Child, Failure> {
@@ -159,16 +164,15 @@ impl Wait {
                 self.report = Some(report);
             }
         }
-        if self.is_up {
-            output.print(format!("run {} goes on in the background; `lariat down` stops it\n", self.run));
-        }
         output.finish()
     }
 
     /// The pipe is closed: it is up, or over.
-    fn end(self, supervisor: &PidFd, pid: i32) -> Result<ExitCode, Failure> {
-        if self.is_up {
-            return Ok(ExitCode::Done);
+    fn end(self, supervisor: &PidFd, pid: i32, output: &mut Output) -> Result<ExitCode, Failure> {
+        let is_dead = supervisor.wait_exit(Some(Instant::now())).unwrap_or(false);
+        if self.is_up && self.report.is_none() && !is_dead {
+            output.print(format!("run {} goes on in the background; `lariat down` stops it\n", self.run));
+            return output.finish().map(|()| ExitCode::Done);
         }
         // It has nothing left to do but to exit.
         let _ = supervisor.wait_exit(None);
@@ -202,25 +206,34 @@ impl Teller {
         self.say(&Word::Failure { message, causes, hint });
     }
 
-    /// Tells events from a thread of its own, until the stack is up or the run is over. Whoever waits does not hold up
-    /// the run.
+    /// Tells events from a thread of its own, until the stack is up and stays so, or the run is over. Whoever waits does
+    /// not hold up the run.
     pub(super) fn tell(
         mut self,
         subscription: Subscription,
     ) -> std::io::Result<thread::JoinHandle<Option<Self>>> {
         thread::Builder::new().name("lariat-teller".to_owned()).spawn(move || {
+            let mut until = None;
             loop {
                 match subscription.next() {
                     Next::Event(event) => {
-                        let is_up = matches!(event.kind, EventKind::StartupFinished { .. });
-                        if !self.say(&Word::Event(event)) || is_up {
+                        match event.kind {
+                            EventKind::StartupFinished { .. } => {
+                                until = Some(Instant::now() + SETTLES_WITHIN)
+                            }
+                            // It ends already: how, says the report.
+                            EventKind::ShutdownStarted { .. } => until = None,
+                            _ => {}
+                        }
+                        if !self.say(&Word::Event(event)) {
                             return None;
                         }
                     }
                     Next::Lost(_) => {}
+                    Next::Nothing if until.is_some_and(|until| Instant::now() >= until) => return None,
                     Next::Nothing => {
                         let mut fds = [PollFd::from_borrowed_fd(subscription.as_fd(), PollFlags::IN)];
-                        let _ = poll(&mut fds, None);
+                        let _ = poll(&mut fds, until);
                     }
                     Next::Closed => return Some(self),
                 }

@@ -16,6 +16,7 @@ mod listen;
 mod member;
 mod output;
 mod report;
+mod strange;
 mod sys;
 mod tree;
 
@@ -56,6 +57,11 @@ fn run(args: &Args) -> libc::c_int {
         "runners" => tree::runners(args),
         "forks-while-dying" => tree::forks_while_dying(args),
         "daemonize-on-term" => tree::daemonize_on_term(args),
+        "twins" => strange::twins(args),
+        "reader" => strange::reader(args),
+        "demoted" => strange::demoted(args),
+        "usurper" => strange::usurper(args),
+        "usurper-member" => strange::usurper_member(args),
         "flood" => output::flood(args),
         "no-newline" => output::no_newline(args),
         "binary" => output::binary(args),

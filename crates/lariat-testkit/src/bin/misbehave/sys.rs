@@ -90,6 +90,15 @@ pub(crate) fn new_group() {
     }
 }
 
+/// Becomes this user and group for good.
+pub(crate) fn become_user(user: u32) {
+    // SAFETY: plain numbers.
+    let is_done = unsafe { libc::setresgid(user, user, user) == 0 && libc::setresuid(user, user, user) == 0 };
+    if !is_done {
+        broken("could not become another user");
+    }
+}
+
 /// Sets the kernel's name of this process.
 pub(crate) fn rename(name: &str) {
     let Ok(name) = CString::new(name) else { return };

@@ -33,6 +33,7 @@ fn clues() -> Clues {
         boot: Some("boot".into()),
         pid_namespace: Some(7),
         leaders: vec![clue(100, 50)],
+        left: vec![Identity::new(80, 60)],
         spared: vec![Identity::new(90, 40)],
         began: Some(40),
         place: Some("/p".into()),
@@ -106,6 +107,18 @@ fn identities_and_marks() -> Vec<Row> {
     vec![
         ("nobody", vec![process(300)], vec![], vec![]),
         ("the leader lives", vec![leader()], vec![(100, Why::Recorded)], vec![]),
+        (
+            "one that could not be ended, of any user",
+            vec![foreign(process(80))],
+            vec![(80, Why::Left)],
+            vec![],
+        ),
+        (
+            "and a stranger with its number",
+            vec![Process { identity: Identity::new(80, 61), ..process(80) }],
+            vec![],
+            vec![],
+        ),
         ("its number was reused", vec![reused()], vec![], vec![]),
         ("and so were session and group", vec![reused(), member(300), in_group(301)], vec![], vec![]),
         (

@@ -1,0 +1,120 @@
+//! A keeper dies at a moment that is hard to hit: before it has said who its leader is, or together with another one.
+
+use std::time::Duration;
+
+use lariat_testkit::trace::{Trace, Victims, Who};
+use lariat_testkit::{Arena, Command, Facts, PATIENCE, Stack, fixture, needs, subject, wait_until};
+
+const LARIAT: &str = env!("CARGO_BIN_EXE_lariat");
+const MEMBERS: [&str; 2] = ["leader", "daemon"];
+
+/// Starts a command, holds its keeper up at its first word, which names the leader, and kills it there.
+fn lose_it_before_its_first_word(command: Command, facts: &Facts) -> Option<Trace> {
+    let mut trace = match Trace::start(command, &subject::lariat(LARIAT), Who::Supervisor, None) {
+        Ok(trace) => trace,
+        Err(error) => {
+            needs::skip(&format!("nobody may trace here: {error}"));
+            return None;
+        }
+    };
+    trace.hold(Who::Keeper(0), "sendto", 0);
+    assert!(trace.run("the keeper's first word", |trace| trace.is_held() && facts.has("ready")));
+    trace.strike(Victims::Keeper(0));
+    assert!(trace.has_struck());
+    Some(trace)
+}
+
+fn assert_told_once(facts: &Facts) {
+    for role in MEMBERS {
+        assert_eq!(facts.told(role), [1], "{role}: {:?}", facts.names());
+        assert!(facts.has(&format!("clean-{role}")), "{role}: {:?}", facts.names());
+    }
+}
+
+#[test]
+fn a_keeper_that_dies_before_its_first_word_leaves_nobody_to_be_told_twice() {
+    let arena = Arena::new();
+    let facts = arena.facts("f");
+    let lariat = subject::lariat(LARIAT);
+    let words =
+        ["run", "--grace", "20s", "--", fixture::path(), "daemon", "--manner", "graceful", "--ms", "300"];
+    let command = arena.command(&lariat).args(words).facts(&facts).own_session();
+    let Some(trace) = lose_it_before_its_first_word(command, &facts) else { return };
+    assert_eq!(trace.running().wait().code(), Some(125));
+    assert_told_once(&facts);
+    arena.finish();
+}
+
+#[test]
+fn a_keeper_of_a_service_that_dies_before_its_first_word_leaves_nobody_to_be_told_twice() {
+    let arena = Arena::new();
+    let facts = arena.facts("f");
+    let line = fixture::line("daemon", &facts, "--manner graceful --ms 300");
+    let toml = format!("[service.server]\nrun = '{line}'\nstop = {{ grace = '14s' }}\n");
+    let stack = Stack::new(&arena, LARIAT, "project", &toml);
+    let command = stack.lariat(&arena, &["up", "--yes"]);
+    let Some(trace) = lose_it_before_its_first_word(command, &facts) else { return };
+    assert_eq!(trace.running().wait().code(), Some(1));
+    assert_told_once(&facts);
+    arena.finish();
+}
+
+/// The orphans of two keepers cannot be told apart, and end together: the one who is lost second gets its grace all the
+/// same.
+#[test]
+fn of_two_keepers_that_are_lost_the_second_has_its_own_grace() {
+    let arena = Arena::new();
+    let (short, long) = (arena.facts("short"), arena.facts("long"));
+    let toml = format!(
+        "[service.short]\nrun = '{}'\nstop = {{ grace = '700ms' }}\n\
+         [service.long]\nrun = '{}'\nstop = {{ grace = '6s' }}\n",
+        fixture::line("daemon", &short, "--manner stubborn"),
+        fixture::line("daemon", &long, "--manner graceful --ms 2000"),
+    );
+    let stack = Stack::new(&arena, LARIAT, "project", &toml);
+    let up = stack.up(&arena);
+    short.wait_for("ready");
+    long.wait_for("ready");
+    for name in ["short", "long"] {
+        let before = stack.count("keeper-lost");
+        let keepers = stack.keepers(&arena);
+        let keeper = keepers.iter().find(|keeper| keeper.comm == format!("keeper:{name}"));
+        keeper.expect("it is alive").kill();
+        stack.wait_event("keeper-lost", before);
+    }
+    wait_until("the end", PATIENCE, || up.ended(Duration::from_millis(50)));
+    assert_told_once(&long);
+    arena.finish();
+}
+
+/// Who waits for a stack that ends in the moment in which it is up is not told that it is.
+#[test]
+fn a_service_that_ends_as_it_starts_is_no_success() {
+    let arena = Arena::new();
+    for round in 0..9 {
+        let toml = "[service.server]\nrun = ['/bin/sh', '-c', 'exit 3']\n";
+        let stack = Stack::new(&arena, LARIAT, &format!("p{round}"), toml);
+        let up = stack.run(&arena, &["up", "-d", "--yes"]);
+        // On a machine under load it may have been up for so long that nobody would have waited.
+        if lived(&stack) < Duration::from_millis(150) {
+            assert_eq!(up.code(), Some(1), "{up:?}");
+            assert!(!up.out().contains("goes on in the background"), "{up:?}");
+        }
+        arena.wait_until_empty(PATIENCE);
+    }
+    arena.finish();
+}
+
+/// From the stack's being up to its first end of a service.
+fn lived(stack: &Stack) -> Duration {
+    let events = wait_until("the end", PATIENCE, || {
+        let events = stack.events();
+        events.contains("service-ended").then_some(events)
+    });
+    let time = |kind: &str| {
+        let line = events.lines().find(|line| line.contains(&format!("\"event\":\"{kind}\"")));
+        let event: serde_json::Value = serde_json::from_str(line.expect("it happened")).expect("an event");
+        Duration::from_micros(event["time"].as_u64().expect("a number"))
+    };
+    time("service-ended").saturating_sub(time("startup-finished"))
+}
