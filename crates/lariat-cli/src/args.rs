@@ -3,6 +3,7 @@
 //! Help, man pages and completions are made from these types. A verb is here when its command is: `run` and the verbs
 //! of a stack have their files below, each hooked up with one line in [`Command`].
 
+pub(crate) mod doctor;
 pub(crate) mod run;
 pub(crate) mod stack;
 
@@ -62,6 +63,7 @@ pub(crate) enum Command {
     Stop(stack::StopArgs),
     Restart(stack::RestartArgs),
     Check(CheckArgs),
+    Doctor(doctor::DoctorArgs),
     Init(InitArgs),
     Completions(CompletionsArgs),
     Man(ManArgs),

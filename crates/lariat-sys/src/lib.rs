@@ -53,6 +53,7 @@ pub mod signal;
 pub mod sockets;
 pub mod spawn;
 pub mod tree;
+pub mod unusual;
 
 mod call;
 

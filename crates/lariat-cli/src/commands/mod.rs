@@ -2,6 +2,7 @@
 
 mod check;
 mod completions;
+mod doctor;
 mod down;
 mod init;
 mod live;
@@ -30,6 +31,7 @@ pub(crate) fn dispatch(command: &Command, output: &mut Output) -> Result<ExitCod
         Command::Stop(args) => service::stop(&args.order, output),
         Command::Restart(args) => service::restart(&args.order, output),
         Command::Check(args) => check::run(args, output),
+        Command::Doctor(args) => doctor::run(args, output),
         Command::Init(args) => init::run(args, output),
         Command::Completions(args) => completions::run(args, output),
         Command::Man(args) => man::run(args, output),
