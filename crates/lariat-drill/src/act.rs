@@ -15,6 +15,8 @@ use crate::member::{CRASH, LEAVE};
 
 /// How long after the first signal a second one counts as one.
 const SECOND_AFTER: Duration = Duration::from_millis(1_100);
+/// How long a command has to hear the first key before more are typed.
+const KEYS_AFTER: Duration = Duration::from_millis(600);
 /// The pause between two keys.
 const KEY_EVERY: Duration = Duration::from_millis(150);
 /// How many keys are typed at most.
@@ -108,9 +110,13 @@ pub(crate) fn bring_about(ending: Ending, cast: &mut Cast) -> Later {
             cast.subject.signal(Signal::TERM);
             later.at = Some(Instant::now() + SECOND_AFTER);
         }
-        Ending::Third | Ending::Typed => {
+        Ending::Third => {
             type_interrupt(cast);
             later.at = Some(Instant::now() + KEY_EVERY);
+        }
+        Ending::Typed => {
+            type_interrupt(cast);
+            later.at = Some(Instant::now() + KEYS_AFTER);
         }
         Ending::Closed => cast.terminal = None,
         Ending::Killed | Ending::StackKilled => cast.subject.signal(Signal::KILL),
@@ -162,12 +168,30 @@ pub(crate) fn go_on(ending: Ending, cast: &Cast, later: &mut Later) {
             cast.subject.signal(Signal::TERM);
             later.at = Some(Instant::now() + SECOND_AFTER);
         }
+        // A command that heard the first key is not hurried: its stragglers have their time.
+        Ending::Typed if cast.leader.has_ended() => {}
         Ending::Third | Ending::Typed => {
             type_interrupt(cast);
             later.at = Some(Instant::now() + KEY_EVERY);
         }
         _ => {}
     }
+}
+
+/// Says what every process of lariat is doing, for whoever has to find out why it does not end.
+pub(crate) fn doing(cast: &Cast) -> String {
+    let of_one = |actor: &Actor| {
+        let pid = actor.identity.pid;
+        let state = procfs::read_stat(pid).ok().flatten().map_or('-', |stat| stat.state.letter());
+        let file = |name: &str| std::fs::read_to_string(format!("/proc/{pid}/{name}")).unwrap_or_default();
+        format!("{pid} {state} in {} ({})", file("wchan"), file("syscall").trim())
+    };
+    format!("lariat's processes: {}", cast.every_lariat().map(of_one).collect::<Vec<_>>().join("; "))
+}
+
+/// Continues the subject.
+pub(crate) fn go_on_living(cast: &Cast) {
+    cast.subject.signal(Signal::CONT);
 }
 
 /// Lets go of what the judge itself holds in the cell, once it was judged.

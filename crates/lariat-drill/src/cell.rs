@@ -40,6 +40,10 @@ const SETTLES_WITHIN: Duration = Duration::from_millis(400);
 const SWEEPS_WITHIN: Duration = Duration::from_secs(40);
 /// How long members of a cell live at most, by their own timers.
 const LIVES_WITHIN: Duration = Duration::from_secs(100);
+/// How often everything is looked at although nothing was heard: a process that was stopped is heard of by nobody.
+const LOOKS_EVERY: Duration = Duration::from_millis(250);
+/// A judge that looks that long after its last look did not run in between.
+const STILL_MAX: Duration = Duration::from_secs(3);
 /// How long a word may be on its way once its sender is gone.
 const LAST_WORD: Duration = Duration::from_millis(50);
 
@@ -84,7 +88,9 @@ impl Spec {
 
     fn grace(&self) -> &'static str {
         match self.ending.hurries() {
-            true => "10m",
+            // Who takes lariat away before its second signal is met by the end of the grace period.
+            true if self.tree.attack == Attack::None => "10m",
+            true => GRACE_SHORT,
             false if self.tree.is_cooperative => GRACE_LONG,
             false => GRACE_SHORT,
         }
@@ -197,7 +203,7 @@ impl<'a> Judge<'a> {
         } else if self.spec.ending.is_on_terminal() {
             let (master, name) = open_terminal()?;
             self.terminal = Some(master);
-            as_helper("terminal", [vec![name.into_os_string()], command].concat())
+            as_helper("on-terminal", [vec![name.into_os_string()], command].concat())
         } else {
             command
         };
@@ -304,9 +310,7 @@ impl<'a> Judge<'a> {
     /// Returns who shares the group that the ending kills, or the terminal's session that goes with it.
     fn taken_along(&self, cast: &Cast) -> Vec<Identity> {
         let Ok(Some(subject)) = procfs::read_stat(cast.subject.identity.pid) else { return Vec::new() };
-        let in_group = |identity: &Identity| {
-            matches!(procfs::read_stat(identity.pid), Ok(Some(stat)) if stat.pgrp == subject.pgrp)
-        };
+        let in_group = |identity: &Identity| matches!(procfs::read_stat(identity.pid), Ok(Some(stat)) if stat.pgrp == subject.pgrp);
         match self.spec.promise().grace {
             Grace::OutsideTheGroup => {
                 self.hall.members.iter().map(|member| member.identity).filter(in_group).collect()
@@ -317,10 +321,8 @@ impl<'a> Judge<'a> {
 
     /// Blocks until a child ended, a word or output came, somebody of the cast ended, or the deadline.
     fn wait_for_something(&mut self, deadline: Instant, watched: Option<&spawn::Child>) {
-        let mut fds = vec![
-            PollFd::new(&self.children, PollFlags::IN),
-            PollFd::new(&self.hall, PollFlags::IN),
-        ];
+        let mut fds =
+            vec![PollFd::new(&self.children, PollFlags::IN), PollFd::new(&self.hall, PollFlags::IN)];
         if let Some(cast) = &self.cast {
             if !cast.subject.has_ended() {
                 fds.push(PollFd::new(cast.subject.pidfd(), PollFlags::IN));
@@ -329,6 +331,7 @@ impl<'a> Judge<'a> {
         }
         fds.extend(self.terminal.as_ref().map(|terminal| PollFd::new(terminal, PollFlags::IN)));
         fds.extend(watched.map(|child| PollFd::new(&child.pidfd, PollFlags::IN)));
+        let deadline = deadline.min(Instant::now() + LOOKS_EVERY);
         // A wait that fails is as good as one that ended: everything is looked at again.
         let _ = poll(&mut fds, Some(deadline));
         drop(fds);
@@ -347,7 +350,8 @@ impl<'a> Judge<'a> {
     fn is_deserted(&self) -> bool {
         let is_childless = census::reap_all();
         let except = self.excepted();
-        is_childless || (!except.is_empty() && census::below(&[]).iter().all(|a| except.contains(&a.identity.pid)))
+        is_childless
+            || (!except.is_empty() && census::below(&[]).iter().all(|a| except.contains(&a.identity.pid)))
     }
 
     fn has_subject_ended(&self) -> bool {
@@ -362,9 +366,17 @@ impl<'a> Judge<'a> {
         down: Option<spawn::Child>,
         verdict: &mut Verdict,
     ) {
-        let deadline = began + GONE_WITHIN;
+        let mut deadline = began + GONE_WITHIN;
+        let mut looked_at = Instant::now();
         let has_witness = self.spec.ending.has_witness() && self.spec.tree.attack == Attack::None;
         loop {
+            let still = looked_at.elapsed();
+            looked_at = Instant::now();
+            if still > STILL_MAX {
+                // A machine that was paused, or so busy that the judge did not run, has not given lariat that time.
+                deadline += still;
+                verdict.notes.push(format!("the machine stood still for {} ms", still.as_millis()));
+            }
             self.hall.listen();
             let is_over = self.has_subject_ended();
             let has_command_ended =
@@ -377,6 +389,7 @@ impl<'a> Judge<'a> {
             if (has_witness && is_over && has_command_ended) || Instant::now() >= deadline {
                 break;
             }
+            self.continue_subject(verdict);
             if later.at.is_some_and(|at| Instant::now() >= at)
                 && let Some(cast) = &self.cast
             {
@@ -385,6 +398,11 @@ impl<'a> Judge<'a> {
             self.wait_for_something(later.at.map_or(deadline, |at| at.min(deadline)), down.as_ref());
         }
         verdict.hung = !self.has_subject_ended();
+        if verdict.hung
+            && let Some(cast) = &self.cast
+        {
+            verdict.notes.push(act::doing(cast));
+        }
         let left = self.everybody();
         if left.is_empty() && verdict.gone_after_ms.is_none() {
             verdict.gone_after_ms = Some(millis(began.elapsed()));
@@ -394,8 +412,28 @@ impl<'a> Judge<'a> {
         verdict.members = self.hall.members.len();
     }
 
+    /// Continues the subject if a member has stopped it and nobody else is left: that is its user's to do.
+    fn continue_subject(&self, verdict: &mut Verdict) {
+        let Some(cast) = &self.cast else { return };
+        let subject = cast.subject.identity;
+        let is_stopped =
+            matches!(procfs::read_stat(subject.pid), Ok(Some(stat)) if stat.state == procfs::State::Stopped);
+        let is_alone = || census::below(&self.excepted()).iter().all(|alive| alive.identity == subject);
+        if is_stopped && is_alone() {
+            act::go_on_living(cast);
+            verdict
+                .notes
+                .push("lariat itself was stopped when all others were gone, and continued".to_owned());
+        }
+    }
+
     /// Watches an ending that leaves what the next command has to find.
-    fn watch_sweep(&mut self, later: act::Later, began: Instant, verdict: &mut Verdict) -> Result<(), Trouble> {
+    fn watch_sweep(
+        &mut self,
+        later: act::Later,
+        began: Instant,
+        verdict: &mut Verdict,
+    ) -> Result<(), Trouble> {
         let settled = began + if later.at.is_some() { SETTLES_WITHIN * 4 } else { SETTLES_WITHIN };
         while !self.is_deserted() && Instant::now() < settled {
             self.hall.listen();
@@ -424,7 +462,9 @@ impl<'a> Judge<'a> {
         if after.is_empty() {
             verdict.gone_after_ms = Some(millis(began.elapsed()));
         } else if self.spec.tree.hides_from_sweep() {
-            verdict.notes.push(format!("hidden from every search, offered by name only: {}", after.join(", ")));
+            verdict
+                .notes
+                .push(format!("hidden from every search, offered by name only: {}", after.join(", ")));
         } else {
             verdict.survivors = after;
             verdict.notes.push(format!("the command says: {}", self.output()));
@@ -467,14 +507,17 @@ impl<'a> Judge<'a> {
     fn look_at_grace(&self, taken_along: &[Identity], verdict: &mut Verdict) {
         let twice = self.hall.members.iter().filter(|member| member.told > 1);
         verdict.told_twice = twice.map(|member| member.name.clone()).collect();
-        let is_judged = matches!(self.spec.promise().grace, Grace::All | Grace::OutsideTheGroup);
+        let is_judged =
+            matches!(self.spec.promise().grace, Grace::All | Grace::AllButTheFirst | Grace::OutsideTheGroup);
         if !is_judged || !self.spec.tree.is_cooperative {
             return;
         }
-        let ends_leader =
-            self.spec.ending.asks_the_leader() || self.spec.ending == Ending::LeaderKilled;
+        let ends_leader = self.spec.ending.asks_the_leader()
+            || self.spec.ending == Ending::LeaderKilled
+            || self.spec.promise().grace == Grace::AllButTheFirst;
         let denied = self.hall.members.iter().filter(|member| {
-            let is_excused = taken_along.contains(&member.identity) || (ends_leader && member.name == "leader");
+            let is_excused =
+                taken_along.contains(&member.identity) || (ends_leader && member.name == "leader");
             member.is_graceful && !member.is_clean && !is_excused
         });
         verdict.denied = denied.map(|member| format!("{} {}", member.name, member.identity)).collect();

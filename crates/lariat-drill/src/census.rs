@@ -66,7 +66,8 @@ pub(crate) fn marked(marker: &str) -> Vec<Alive> {
 /// Returns everybody that any of the three ways finds, each once.
 pub(crate) fn everybody(members: &[Identity], marker: &str, except: &[i32]) -> Vec<Alive> {
     let told = members.iter().filter(|member| member.is_alive());
-    let told = told.filter_map(|member| procfs::read_stat(member.pid).ok().flatten()).map(|stat| shown(&stat));
+    let told =
+        told.filter_map(|member| procfs::read_stat(member.pid).ok().flatten()).map(|stat| shown(&stat));
     let all = below(except).into_iter().chain(told).chain(marked(marker));
     let mut once: BTreeMap<Identity, Alive> = BTreeMap::new();
     for alive in all.filter(|alive| !except.contains(&alive.identity.pid)) {

@@ -22,6 +22,9 @@ use crate::verdict::Verdict;
 /// How long one judge may take, beyond everything it waits for itself.
 const CELL_WITHIN: Duration = Duration::from_secs(140);
 
+/// How many cells are run at once: they wait most of the time.
+const AT_ONCE: usize = 3;
+
 /// What to run.
 #[derive(Clone, Debug)]
 pub struct Plan {
@@ -45,7 +48,14 @@ impl Plan {
     pub fn usual(containments: Vec<Containment>, is_quick: bool) -> Self {
         let trees = TREES.iter().filter(|tree| !is_quick || tree.is_quick).collect();
         let endings = ENDINGS.iter().filter(|fact| !is_quick || fact.is_quick).map(|fact| fact.ending);
-        Self { containments, trees, endings: endings.collect(), seed: 1, at_once: 2, within: Duration::MAX }
+        Self {
+            containments,
+            trees,
+            endings: endings.collect(),
+            seed: 1,
+            at_once: AT_ONCE,
+            within: Duration::MAX,
+        }
     }
 
     fn cells(&self) -> Vec<Spec> {
@@ -182,9 +192,10 @@ impl Drill<'_> {
     /// Blocks until something happens. Returns whether the drill has to end.
     fn wait(&self) -> lariat_sys::Result<bool> {
         let deadline = self.running.iter().map(|running| running.deadline).min();
-        let mut fds =
-            vec![PollFd::new(&self.signals, PollFlags::IN), PollFd::new(self.guard, PollFlags::IN)];
-        fds.extend(self.running.iter().map(|running| PollFd::from_borrowed_fd(running.pipe.as_fd(), PollFlags::IN)));
+        let mut fds = vec![PollFd::new(&self.signals, PollFlags::IN), PollFd::new(self.guard, PollFlags::IN)];
+        fds.extend(
+            self.running.iter().map(|running| PollFd::from_borrowed_fd(running.pipe.as_fd(), PollFlags::IN)),
+        );
         poll(&mut fds, deadline)?;
         let is_guard_gone = !fds[1].revents().is_empty();
         let mut is_asked = is_guard_gone;

@@ -89,7 +89,7 @@ pub const ENDINGS: &[Fact] = &[
     fact(Ending::Quit, "quit", "lariat gets QUIT"),
     fact(Ending::Second, "second", "lariat gets a second signal while it stops"),
     fact(Ending::Third, "third", "Ctrl-C is typed a third time while lariat kills"),
-    fact(Ending::Typed, "typed", "Ctrl-C is typed at the terminal, again and again"),
+    fact(Ending::Typed, "typed", "Ctrl-C is typed at the terminal, again if it does not help"),
     fact(Ending::Closed, "closed", "the terminal is closed"),
     quick(Ending::Killed, "killed", "lariat gets KILL"),
     fact(Ending::Aborted, "aborted", "lariat crashes (ABRT)"),
@@ -163,6 +163,8 @@ impl Ending {
                 | Self::StackKilled
                 | Self::StackAllKilled
                 | Self::Third
+                // Typed again and again, the last one makes lariat leave; keepers finish.
+                | Self::Typed
         )
     }
 

@@ -128,7 +128,13 @@ impl Hall {
         // One that is gone already was born all the same.
         let identity = Identity::of(sender).ok().flatten().unwrap_or(Identity { pid: sender, start: 0 });
         let is_graceful = manner == "graceful";
-        self.members.push(Reported { identity, name: name.to_owned(), is_graceful, told: 0, is_clean: false });
+        self.members.push(Reported {
+            identity,
+            name: name.to_owned(),
+            is_graceful,
+            told: 0,
+            is_clean: false,
+        });
     }
 
     /// The latest who was born with this number.

@@ -67,8 +67,8 @@ impl Containment {
 pub enum Survivors {
     /// Nobody.
     None,
-    /// Members that left their leader's session, until the next command finds them; those that hid their environment as
-    /// well, for good, and named as "possibly yours".
+    /// Whoever is not the leader, until the next command finds them; those that hid their environment as well, for good,
+    /// and named as "possibly yours".
     UntilSweep,
 }
 
@@ -77,7 +77,9 @@ pub enum Survivors {
 pub enum Grace {
     /// All have.
     All,
-    /// All but those that share the killed group or the dead terminal.
+    /// All but the first process, which gave up the signal that would have told it, and is killed at the end.
+    AllButTheFirst,
+    /// All but those that share the killed group.
     OutsideTheGroup,
     /// Nobody is asked to wait: it was taken away, or the kernel itself kills.
     Nobody,
@@ -97,7 +99,8 @@ pub struct Promise {
 /// Returns what is promised of an ending, when nobody attacks lariat.
 #[must_use]
 pub fn promise(containment: Containment, ending: Ending) -> Promise {
-    let is_keeper_dead = ending.kills_all() || matches!(ending, Ending::KeeperKilled | Ending::StackKeeperKilled);
+    let is_keeper_dead =
+        ending.kills_all() || matches!(ending, Ending::KeeperKilled | Ending::StackKeeperKilled);
     let survivors = match containment {
         Containment::Namespace => Survivors::None,
         _ if ending.kills_all() => Survivors::UntilSweep,
@@ -117,18 +120,21 @@ pub fn promise(containment: Containment, ending: Ending) -> Promise {
 #[must_use]
 pub fn promise_for(containment: Containment, ending: Ending, tree: &Tree) -> Promise {
     let promised = promise(containment, ending);
+    let kills_keeper = matches!(ending, Ending::KeeperKilled | Ending::StackKeeperKilled);
+    if tree.is_deaf_to_death && kills_keeper && promised.grace == Grace::All {
+        // Nobody can see whether a process has a parent-death signal, and none may be told twice.
+        return Promise { grace: Grace::AllButTheFirst, ..promised };
+    }
     match (tree.attack, containment) {
         // From inside a pid namespace nobody outside can be named, and its first process not be killed.
         (Attack::None, _) | (_, Containment::Namespace) => promised,
         (Attack::All, _) => Promise { survivors: Survivors::UntilSweep, grace: Grace::LeaderFirst },
-        // A member kills one half while the judge ends the other: as if both had been killed.
-        (Attack::Keeper, _) if is_supervisor_dead(ending) => {
+        // A member kills one half while the judge ends the other: as if both had been killed. Where the keeper is dead
+        // already, the supervisor stands in its place, and is what a member that kills its keeper kills.
+        (Attack::Keeper, _) if kills_keeper || is_supervisor_dead(ending) => {
             Promise { survivors: Survivors::UntilSweep, grace: Grace::LeaderFirst }
         }
-        (Attack::Supervisor, _) if matches!(ending, Ending::KeeperKilled | Ending::StackKeeperKilled) => {
-            Promise { survivors: Survivors::UntilSweep, grace: Grace::LeaderFirst }
-        }
-        (Attack::Keeper | Attack::Supervisor, _) => promised,
+        (Attack::Keeper | Attack::Supervisor | Attack::Stops, _) => promised,
     }
 }
 
@@ -150,13 +156,14 @@ impl Promise {
     pub fn in_words(self) -> String {
         let survivors = match self.survivors {
             Survivors::None => "nothing is left",
-            Survivors::UntilSweep => "what left its session is left until the next command finds it",
+            Survivors::UntilSweep => "what the first process started is left until the next command finds it",
         };
         let grace = match self.grace {
             Grace::All => "everybody has the grace period",
+            Grace::AllButTheFirst => "everybody but the first process has the grace period",
             Grace::OutsideTheGroup => "whoever is outside of that group has the grace period",
             Grace::Nobody => "without a grace period",
-            Grace::LeaderFirst => "the first process has the grace period, the others then",
+            Grace::LeaderFirst => "that one has the grace period now, the others then",
         };
         format!("{survivors}; {grace}")
     }
@@ -174,17 +181,23 @@ mod tests {
             for fact in ENDINGS {
                 let promised = promise(containment, fact.ending);
                 let may_leave = fact.ending.kills_all() && containment != Containment::Namespace;
-                assert_eq!(promised.survivors == Survivors::UntilSweep, may_leave, "{containment:?} {fact:?}");
+                assert_eq!(
+                    promised.survivors == Survivors::UntilSweep,
+                    may_leave,
+                    "{containment:?} {fact:?}"
+                );
             }
         }
     }
 
     #[test]
-    fn no_tree_that_does_not_attack_is_excepted() {
-        for tree in TREES.iter().filter(|tree| tree.attack == Attack::None) {
+    fn only_trees_that_attack_lariat_may_leave_more() {
+        for tree in TREES.iter().filter(|tree| matches!(tree.attack, Attack::None | Attack::Stops)) {
             for fact in ENDINGS {
                 let containment = Containment::Lineage;
-                assert_eq!(promise_for(containment, fact.ending, tree), promise(containment, fact.ending));
+                let (of_tree, of_all) =
+                    (promise_for(containment, fact.ending, tree), promise(containment, fact.ending));
+                assert_eq!(of_tree.survivors, of_all.survivors, "{}", tree.name);
             }
         }
     }

@@ -7,6 +7,8 @@ use crate::member::{self, Part};
 pub enum Attack {
     /// Nobody.
     None,
+    /// A member stops keeper and supervisor.
+    Stops,
     /// A member kills the keeper.
     Keeper,
     /// A member kills the supervisor.
@@ -34,6 +36,8 @@ pub struct Tree {
     pub is_for_stacks: bool,
     /// Who attacks lariat.
     pub attack: Attack,
+    /// Whether its leader took back the signal by which it hears of its keeper's death.
+    pub is_deaf_to_death: bool,
 }
 
 const fn tree(name: &'static str, what: &'static str, build: fn(&Part) -> !) -> Tree {
@@ -46,6 +50,7 @@ const fn tree(name: &'static str, what: &'static str, build: fn(&Part) -> !) -> 
         is_quick: false,
         is_for_stacks: false,
         attack: Attack::None,
+        is_deaf_to_death: false,
     }
 }
 
@@ -71,6 +76,10 @@ impl Tree {
 
     const fn stacks(self) -> Self {
         Self { is_for_stacks: true, ..self }
+    }
+
+    const fn deaf_to_death(self) -> Self {
+        Self { is_deaf_to_death: true, ..self }
     }
 
     const fn attacks(self, attack: Attack) -> Self {
@@ -116,7 +125,9 @@ pub const TREES: &[Tree] = &[
     tree("odd-signal", "children whose end sends URG, not CHLD", member::odd_signal),
     tree("unwaited", "a parent that ignores CHLD", member::unwaited),
     tree("zombies", "a parent of fifty zombies that it never collects", member::zombies),
-    tree("parent-death", "a leader without its parent-death signal", member::parent_death).stacks(),
+    tree("parent-death", "a leader without its parent-death signal", member::parent_death)
+        .stacks()
+        .deaf_to_death(),
     tree("group-thief", "a child that moves between process groups", member::group_thief),
     tree("nested", "lariat in lariat, with a daemon inside", member::nested).quick(),
     tree("namespace", "a user and pid namespace made by a member", member::namespace).stacks(),
@@ -132,12 +143,16 @@ pub const TREES: &[Tree] = &[
     tree("guardian", "a daemon that restarts its leader", member::guardian).quick().stacks(),
     tree("phoenix", "two that restart one another, deaf", member::phoenix).deaf().quick().stacks(),
     tree("runner", "one that forks and exits, for ever", member::runner),
-    tree("sessions", "four of these, each generation in a new session", member::session_runners).quick().stacks(),
+    tree("sessions", "four of these, each generation in a new session", member::session_runners)
+        .quick()
+        .stacks(),
     tree("storm", "a storm of forks into new sessions, deaf", member::storm).deaf().quick().stacks(),
     tree("bomb", "a bomb of 256 processes, deaf", member::bomb).deaf(),
     tree("churn", "20,000 short lives, as fast as can be", member::churn).deaf(),
     tree("floods", "a member that floods lariat with real-time signals", member::floods).deaf(),
-    tree("stops-lariat", "a member that stops keeper and supervisor", member::stops_both).deaf(),
+    tree("stops-lariat", "a member that stops keeper and supervisor", member::stops_both)
+        .attacks(Attack::Stops)
+        .stacks(),
     tree("kills-keeper", "a member that kills its keeper", member::kills_keeper).attacks(Attack::Keeper),
     tree("kills-lariat", "a member that kills the supervisor", member::kills_supervisor)
         .attacks(Attack::Supervisor),

@@ -19,6 +19,7 @@ use lariat_sys::reap::{self, ChildEvent, Exit, Usage};
 use lariat_sys::signal::{Signal, SignalFd, SignalSet};
 use lariat_sys::{Errno, sockets};
 
+use crate::awake::Awake;
 use crate::contain::Containment;
 use crate::contain::lineage::Lineage;
 use crate::last_words::LastWords;
@@ -44,7 +45,7 @@ pub struct Parts {
     pub control: OwnedFd,
     /// The supervisor itself; absent when it was gone before we could look.
     pub supervisor: Option<PidFd>,
-    /// Delivers CHLD.
+    /// Delivers CHLD and CONT.
     pub signals: SignalFd,
     /// The service's output, drained once the supervisor is gone.
     pub drain: Option<Drain>,
@@ -76,6 +77,7 @@ pub struct Driver {
     reap_at: Option<Instant>,
     reap_earliest: Instant,
     left: Vec<Named>,
+    awake: Awake,
 }
 
 impl Driver {
@@ -99,6 +101,7 @@ impl Driver {
             reap_at: Some(Instant::now()),
             reap_earliest: Instant::now(),
             left: Vec::new(),
+            awake: Awake::default(),
         }
     }
 
@@ -124,14 +127,14 @@ impl Driver {
 
     /// Waits for the next thing and handles it.
     fn turn(&mut self) -> Option<End> {
-        let deadline = [self.machine.wake_at(), self.reap_at].into_iter().flatten().min();
+        let awake = self.machine.is_stopping().then(|| self.awake.still());
+        let deadline = [self.machine.wake_at(), self.reap_at, awake].into_iter().flatten().min();
         let ready = self.wait(deadline);
         let mut end = if ready.control { self.read_orders() } else { None };
         if end.is_none() && ready.supervisor {
             end = self.supervisor_gone();
         }
-        if ready.signals {
-            self.take_signals();
+        if ready.signals && self.take_signals() {
             self.reap_at = Some(self.reap_earliest);
         }
         let now = Instant::now();
@@ -168,6 +171,10 @@ impl Driver {
     /// Feeds one event to the machine and carries out everything that follows from it.
     fn handle(&mut self, event: Event<'_>) -> Option<End> {
         let mut queue: VecDeque<Action> = self.machine.step(now(), event).into();
+        if self.machine.is_stopping() {
+            // Before the first of them hears of it, and may stop us.
+            self.awake.still();
+        }
         let mut members: Vec<Member> = Vec::new();
         while let Some(action) = queue.pop_front() {
             let more = match action {
@@ -230,8 +237,13 @@ impl Driver {
         self.handle(Event::SupervisorGone)
     }
 
-    fn take_signals(&mut self) {
-        while let Ok(Some(_)) = self.parts.signals.read() {}
+    /// Returns whether something happened to a child.
+    fn take_signals(&mut self) -> bool {
+        let mut has_child_changed = false;
+        while let Ok(Some(received)) = self.parts.signals.read() {
+            has_child_changed |= received.signal == Signal::CHLD;
+        }
+        has_child_changed
     }
 
     /// Sees the leader's stops and exit, reaps everybody else who is dead.
@@ -381,11 +393,11 @@ pub(crate) fn now() -> Now {
     Now { instant: Instant::now(), ticks: identity::boot_ticks() }
 }
 
-/// Blocks every signal and makes a descriptor for CHLD. Returns it.
+/// Blocks every signal and makes a descriptor for CHLD, and for the CONT of [`Awake`]. Returns it.
 ///
 /// # Errors
 /// What signalfd(2) gave.
 pub fn catch_children() -> lariat_sys::Result<SignalFd> {
     lariat_sys::signal::block(SignalSet::full());
-    SignalFd::new(SignalSet::empty().with(Signal::CHLD))
+    SignalFd::new(SignalSet::empty().with(Signal::CHLD).with(Signal::CONT))
 }

@@ -6,7 +6,7 @@
 
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::{Errno, Result, call};
 
@@ -161,7 +161,8 @@ pub fn set_noted(signal: Signal) -> Result<()> {
     action.sa_sigaction = note as *const () as libc::sighandler_t;
     action.sa_flags = libc::SA_RESTART;
     // SAFETY: the action lives for the call, and its handler does nothing at all.
-    call::check(unsafe { libc::sigaction(signal.number(), &raw const action, std::ptr::null_mut()) }).map(drop)
+    call::check(unsafe { libc::sigaction(signal.number(), &raw const action, std::ptr::null_mut()) })
+        .map(drop)
 }
 
 extern "C" fn note(_signal: libc::c_int) {}
@@ -187,6 +188,56 @@ pub fn wait(signals: SignalSet, deadline: Option<Instant>) -> Option<Signal> {
             Err(Errno::INTR) => {}
             Err(_) => return None,
         }
+    }
+}
+
+/// A timer of the kernel that sends the process a signal (`timer_create(2)`), also while it is stopped. Neither forked nor
+/// executed programs have it; dropping it ends it.
+#[derive(Debug)]
+pub struct Timer(libc::c_int);
+
+impl Timer {
+    /// Makes a timer that is not armed.
+    ///
+    /// # Errors
+    /// As the kernel says: [`Errno::AGAIN`] where it has none to give.
+    pub fn new(signal: Signal) -> Result<Timer> {
+        // SAFETY: an all-zero `sigevent` is valid; what matters is set below.
+        let mut event: libc::sigevent = unsafe { std::mem::zeroed() };
+        event.sigev_notify = libc::SIGEV_SIGNAL;
+        event.sigev_signo = signal.number();
+        let mut number: libc::c_int = 0;
+        // SAFETY: both outlive the call. The kernel's own call numbers timers by integers, unlike the C library's.
+        call::check(unsafe {
+            libc::syscall(libc::SYS_timer_create, libc::CLOCK_MONOTONIC, &raw mut event, &raw mut number)
+        })?;
+        Ok(Timer(number))
+    }
+
+    /// Lets it fire after this time, and again each time that it has passed; what was set before is forgotten.
+    ///
+    /// It fires again only once the signal was received: one that stays pending is the last.
+    ///
+    /// # Errors
+    /// None that is known.
+    pub fn arm(&self, every: Duration) -> Result<()> {
+        let every = libc::timespec {
+            tv_sec: libc::time_t::try_from(every.as_secs()).unwrap_or(libc::time_t::MAX),
+            // A time of zero would disarm it.
+            tv_nsec: libc::c_long::from(every.subsec_nanos().max(1).cast_signed()),
+        };
+        let when = libc::itimerspec { it_interval: every, it_value: every };
+        let no_old: *mut libc::itimerspec = std::ptr::null_mut();
+        // SAFETY: the time outlives the call.
+        call::check(unsafe { libc::syscall(libc::SYS_timer_settime, self.0, 0, &raw const when, no_old) })
+            .map(drop)
+    }
+}
+
+impl Drop for Timer {
+    fn drop(&mut self) {
+        // SAFETY: the number is of a timer that we made, and nobody uses it after this.
+        unsafe { libc::syscall(libc::SYS_timer_delete, self.0) };
     }
 }
 

@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use crate::signal::{Signal, Timer};
 use crate::{Errno, Result, call};
 
 /// How a forked process is related to its parent.
@@ -92,31 +93,11 @@ extern "C" fn sharer(within: *mut libc::c_void) -> libc::c_int {
 /// # Errors
 /// As the kernel says; there is no timer then.
 pub fn die_after(time: Duration) -> Result<()> {
-    let seconds = libc::time_t::try_from(time.as_secs()).unwrap_or(libc::time_t::MAX);
-    // A time of zero would disarm the timer.
-    let nanoseconds = libc::c_long::from(time.subsec_nanos().max(1).cast_signed());
-    // SAFETY: an all-zero `sigevent` is valid; what matters is set below.
-    let mut event: libc::sigevent = unsafe { std::mem::zeroed() };
-    event.sigev_notify = libc::SIGEV_SIGNAL;
-    event.sigev_signo = libc::SIGKILL;
-    let mut timer: libc::c_int = 0;
-    let none = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    let when = libc::itimerspec {
-        it_interval: none,
-        it_value: libc::timespec { tv_sec: seconds, tv_nsec: nanoseconds },
-    };
-    // SAFETY: all three outlive the calls, and the kernel keeps none of them. The kernel's own calls number timers by
-    // integers.
-    unsafe {
-        call::check(libc::syscall(
-            libc::SYS_timer_create,
-            libc::CLOCK_MONOTONIC,
-            &raw mut event,
-            &raw mut timer,
-        ))?;
-        let no_old: *mut libc::itimerspec = std::ptr::null_mut();
-        call::check(libc::syscall(libc::SYS_timer_settime, timer, 0, &raw const when, no_old)).map(drop)
-    }
+    let timer = Timer::new(Signal::KILL)?;
+    timer.arm(time)?;
+    // For the life of the process.
+    let _ = std::mem::ManuallyDrop::new(timer);
+    Ok(())
 }
 
 /// What a process has a namespace of its own of.

@@ -68,7 +68,10 @@ fn attack(part: &Part, how: impl Fn(&[i32])) -> ! {
     part.stand_wild("leader");
     part.prepare();
     signal::set_mask(SignalSet::full());
-    match signal::wait(POLITE.into_iter().fold(SignalSet::empty().with(LEAVE).with(CRASH), SignalSet::with), None) {
+    match signal::wait(
+        POLITE.into_iter().fold(SignalSet::empty().with(LEAVE).with(CRASH), SignalSet::with),
+        None,
+    ) {
         Some(CRASH) => signal::raise_to_death(Signal::SEGV),
         Some(LEAVE) => lariat_sys::process::exit_now(7),
         _ => lariat_sys::process::exit_now(0),

@@ -21,7 +21,7 @@ const HELPERS: &[(&str, Build)] = &[
     ("executor-member", shapes::executor_member),
     ("plain-member", plain_member),
     ("inner-daemon", births::inner_daemon),
-    ("terminal", terminal),
+    ("on-terminal", terminal),
     ("caller", caller),
 ];
 

@@ -8,9 +8,9 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 
-use lariat_sys::process;
 use lariat_sys::signal::{self, Signal, SignalSet};
 use lariat_sys::unusual::{self, Namespaces};
+use lariat_sys::{files, process};
 use rustix::process::Pid;
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr, tcsetpgrp};
@@ -189,10 +189,18 @@ pub(crate) fn other_user(part: &Part) -> ! {
 
 /// A member that a sibling traces and holds.
 pub(crate) fn traced(part: &Part) -> ! {
+    let (standing, stands) = match files::pipe(0) {
+        Ok(ends) => ends,
+        Err(errno) => part.broken("open a pipe", errno),
+    };
     let traced = part.child(|| {
         part.stand_wild("traced");
+        part.prepare();
+        let _ = rustix::io::write(&stands, b"+");
         part.live("traced")
     });
+    // Once it is held it says nothing any more.
+    let _ = files::read(&standing, &mut [0]);
     part.child(|| {
         if let Err(errno) = unusual::trace(traced) {
             part.skip(&format!("a sibling may not be traced here: {errno}"));

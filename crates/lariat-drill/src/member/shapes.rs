@@ -143,7 +143,8 @@ pub(crate) fn group_thief(part: &Part) -> ! {
     let leader = rustix::process::getpgrp();
     part.child(|| {
         let _ = rustix::process::setpgid(None, None);
-        let keeper = rustix::process::getppid().and_then(|leader| rustix::process::getpgid(Some(leader)).ok());
+        let keeper =
+            rustix::process::getppid().and_then(|leader| rustix::process::getpgid(Some(leader)).ok());
         for group in [rustix::process::Pid::INIT].into_iter().chain(keeper).chain([leader]) {
             // All but the leader's are refused, by design.
             let _ = rustix::process::setpgid(None, Some(group));

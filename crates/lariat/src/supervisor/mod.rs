@@ -35,6 +35,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
+use lariat_keeper::awake::Awake;
 use lariat_sys::Errno;
 use lariat_sys::identity::Identity;
 use lariat_sys::process;
@@ -204,6 +205,7 @@ impl Supervisor {
             stop: None,
             has_left: false,
             has_finished: false,
+            awake: Awake::default(),
             spec,
             options,
         };

@@ -76,6 +76,7 @@ impl Driver {
     }
 
     pub(super) fn begin_sweep(&mut self, now: Instant, place: Place, grace: Duration) {
+        self.awake.still();
         if let Some(sweep) = &mut self.sweep {
             sweep.places.push(place);
             return self.turn_sweep(now);

@@ -80,13 +80,15 @@ fn containment(name: &str, available: &[Containment]) -> Result<Containment, Fai
         let known = Containment::ALL.iter().any(|containment| containment.name() == name);
         let message = format!("there is no containment `{}`", name.escape_debug());
         let message = if known { format!("{message} here") } else { message };
-        Failure::new(ExitCode::Usage, message).hint("`lariat doctor` says which there are, and why not the others")
+        Failure::new(ExitCode::Usage, message)
+            .hint("`lariat doctor` says which there are, and why not the others")
     })
 }
 
 fn subject(args: &DoctorArgs) -> Result<Subject, Failure> {
-    let members = std::env::current_exe()
-        .map_err(|error| Failure::new(ExitCode::Trouble, "could not find lariat's own file").because(error))?;
+    let members = std::env::current_exe().map_err(|error| {
+        Failure::new(ExitCode::Trouble, "could not find lariat's own file").because(error)
+    })?;
     if !members.exists() {
         return Err(Failure::new(ExitCode::Trouble, "the file of this lariat was removed or replaced")
             .hint("start the one that is installed now"));
@@ -242,9 +244,10 @@ impl<'a> Drill<'a> {
             Outcome::Cancelled if self.output.is_broken() => {
                 Ok(if findings > 0 { verdict_code(&self.cells) } else { ExitCode::Done })
             }
-            Outcome::Cancelled => {
-                Err(Failure::new(ExitCode::Trouble, "the drill was ended before it was done; nothing of it is left"))
-            }
+            Outcome::Cancelled => Err(Failure::new(
+                ExitCode::Trouble,
+                "the drill was ended before it was done; nothing of it is left",
+            )),
             Outcome::OutOfTime => {
                 Err(Failure::new(ExitCode::Trouble, "the drill's time was over before everything was judged")
                     .hint("`lariat doctor --drill TREE` drills less"))

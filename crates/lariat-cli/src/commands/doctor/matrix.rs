@@ -8,7 +8,7 @@ use lariat_drill::verdict::Verdict;
 use super::super::show::duration;
 
 /// The width of the names of trees: the longest one's.
-const NAME_WIDTH: usize = 13;
+const NAME_WIDTH: usize = 14;
 
 /// Returns the line above the rows of one containment.
 pub(super) fn head(containment: Containment, endings: &[Ending]) -> String {
@@ -18,7 +18,8 @@ pub(super) fn head(containment: Containment, endings: &[Ending]) -> String {
 
 /// Returns the row of a tree; `cells` are its verdicts, in any order, maybe several for an ending.
 pub(super) fn row(tree: &str, endings: &[Ending], cells: &[Verdict]) -> String {
-    let marks: Vec<String> = endings.iter().map(|ending| mark(ending.fact().name, cells).to_string()).collect();
+    let marks: Vec<String> =
+        endings.iter().map(|ending| mark(ending.fact().name, cells).to_string()).collect();
     let slowest = cells.iter().filter_map(|cell| cell.gone_after_ms).max();
     let slowest = slowest.map_or("-".to_owned(), |ms| duration(std::time::Duration::from_millis(ms)));
     format!("{tree:NAME_WIDTH$}  {}  {slowest}\n", marks.join(" "))
@@ -81,7 +82,8 @@ fn again(cell: &Verdict) -> String {
 pub(super) fn skips(cells: &[Verdict]) -> String {
     let mut seen: Vec<(&str, &str)> = Vec::new();
     let built_nowhere = |cell: &&Verdict| {
-        trees::find(&cell.tree).is_some() && !cell.skipped.as_deref().unwrap_or_default().contains("this tree")
+        trees::find(&cell.tree).is_some()
+            && !cell.skipped.as_deref().unwrap_or_default().contains("this tree")
     };
     for cell in cells.iter().filter(|cell| cell.skipped.is_some()).filter(built_nowhere) {
         let pair = (cell.tree.as_str(), cell.skipped.as_deref().unwrap_or_default());
