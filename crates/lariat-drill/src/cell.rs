@@ -42,6 +42,8 @@ const SWEEPS_WITHIN: Duration = Duration::from_secs(40);
 const LIVES_WITHIN: Duration = Duration::from_secs(100);
 /// How often everything is looked at although nothing was heard: a process that was stopped is heard of by nobody.
 const LOOKS_EVERY: Duration = Duration::from_millis(250);
+/// How long a storm may evade walks while the kernel says that somebody is there.
+const FOUND_WITHIN: Duration = Duration::from_secs(3);
 /// A judge that looks that long after its last look did not run in between.
 const STILL_MAX: Duration = Duration::from_secs(3);
 /// How long a word may be on its way once its sender is gone.
@@ -346,12 +348,14 @@ impl<'a> Judge<'a> {
         caller.filter(|caller| !caller.has_ended()).map(|caller| caller.identity.pid).into_iter().collect()
     }
 
-    /// Says whether the kernel names nobody below the judge but the caller.
+    /// Says whether the kernel says that nobody is below the judge. A walk that finds nobody would prove nothing: who is
+    /// handed on while it is made is missed.
     fn is_deserted(&self) -> bool {
-        let is_childless = census::reap_all();
-        let except = self.excepted();
-        is_childless
-            || (!except.is_empty() && census::below(&[]).iter().all(|a| except.contains(&a.identity.pid)))
+        if let (Some(cast), true) = (&self.cast, self.has_subject_ended()) {
+            // Whoever held the lifeline has done its part.
+            act::dismiss(cast);
+        }
+        census::reap_all()
     }
 
     fn has_subject_ended(&self) -> bool {
@@ -403,11 +407,10 @@ impl<'a> Judge<'a> {
         {
             verdict.notes.push(act::doing(cast));
         }
-        let left = self.everybody();
-        if left.is_empty() && verdict.gone_after_ms.is_none() {
+        verdict.survivors = self.survivors();
+        if verdict.survivors.is_empty() && verdict.gone_after_ms.is_none() {
             verdict.gone_after_ms = Some(millis(began.elapsed()));
         }
-        verdict.survivors = left;
         self.hear_last_words();
         verdict.members = self.hall.members.len();
     }
@@ -439,7 +442,7 @@ impl<'a> Judge<'a> {
             self.hall.listen();
             self.wait_for_something(settled, None);
         }
-        let before = self.everybody();
+        let before = self.survivors();
         verdict.before_sweep = Some(before.len());
         verdict.members = self.hall.members.len();
         let arguments: &[&str] = match self.spec.ending.is_of_stack() {
@@ -457,7 +460,7 @@ impl<'a> Judge<'a> {
             self.wait_for_something(deadline, Some(&command));
         }
         verdict.hung = !command.pidfd.has_exited().unwrap_or(true);
-        let after = self.everybody();
+        let after = self.survivors();
         verdict.after_sweep = Some(after.len());
         if after.is_empty() {
             verdict.gone_after_ms = Some(millis(began.elapsed()));
@@ -471,6 +474,21 @@ impl<'a> Judge<'a> {
         }
         self.hear_last_words();
         Ok(())
+    }
+
+    /// Returns everybody who is alive, and comes back empty only if the kernel says that nobody is there.
+    fn survivors(&self) -> Vec<String> {
+        let deadline = Instant::now() + FOUND_WITHIN;
+        loop {
+            let is_deserted = self.is_deserted();
+            let left = self.everybody();
+            if is_deserted || !left.is_empty() {
+                return left;
+            }
+            if Instant::now() >= deadline {
+                return vec!["somebody whom no walk finds".to_owned()];
+            }
+        }
     }
 
     fn everybody(&self) -> Vec<String> {
