@@ -171,10 +171,7 @@ impl Driver {
     /// Feeds one event to the machine and carries out everything that follows from it.
     fn handle(&mut self, event: Event<'_>) -> Option<End> {
         let mut queue: VecDeque<Action> = self.machine.step(now(), event).into();
-        if self.machine.is_stopping() {
-            // Before the first of them hears of it, and may stop us.
-            self.awake.still();
-        }
+        let mut is_awake = false;
         let mut members: Vec<Member> = Vec::new();
         while let Some(action) = queue.pop_front() {
             let more = match action {
@@ -183,6 +180,11 @@ impl Driver {
                     walk(&mut self.machine, &mut self.lineage, examine, &mut members)
                 }
                 Action::Signal { member, signal } => {
+                    if !is_awake && self.machine.is_stopping() {
+                        // Before the first of them hears of it, and may stop us.
+                        self.awake.still();
+                        is_awake = true;
+                    }
                     send(&mut self.machine, &mut self.lineage, member, signal)
                 }
                 Action::KillGroup { group } => {

@@ -6,9 +6,9 @@
 
 mod attacks;
 mod births;
-mod helpers;
 mod part;
 mod places;
+mod roles;
 mod shapes;
 mod storms;
 
@@ -30,7 +30,7 @@ pub fn entry() {
     // Started by hand, without a judge: there is no tree to build.
     let Some(part) = Part::parse(words) else { process::exit_now(2) };
     part.arm();
-    match helpers::find(&part.role).or_else(|| crate::trees::find(&part.role).map(|tree| tree.build)) {
+    match roles::find(&part.role).or_else(|| crate::trees::find(&part.role).map(|tree| tree.build)) {
         Some(build) => build(&part),
         None => process::exit_now(2),
     }
