@@ -140,7 +140,7 @@ fn ctrl_c_in_the_middle_leaves_nothing() {
     let mut pty = Pty::new();
     pty.resize(50, 100);
     let running = pty.start(doctor(&arena, &["--drill", "storm", "phoenix", "daemon", "--repeat", "50"]));
-    pty.wait_for("[3/");
+    pty.wait_for("(3/");
     pty.send("\x03");
     let ending = pty.wait_end(&running);
     assert_eq!(ending.code(), Some(9), "{}", pty.text());
@@ -154,7 +154,7 @@ fn killing_the_drill_leaves_it_to_its_guard() {
     let arena = Arena::new();
     let mut pty = Pty::new();
     let running = pty.start(doctor(&arena, &["--drill", "storm", "daemon", "--repeat", "50"]));
-    pty.wait_for("[3/");
+    pty.wait_for("(3/");
     let drills = lariat_testkit::census::children_of(running.pid());
     assert_eq!(drills.len(), 1, "the guard has one child: {drills:?}");
     lariat_testkit::census::Seen::of(drills[0]).expect("it is alive").kill();
@@ -168,7 +168,7 @@ fn killing_the_guard_ends_the_drill() {
     let arena = Arena::new();
     let mut pty = Pty::new();
     let running = pty.start(doctor(&arena, &["--drill", "storm", "daemon", "--repeat", "50"]));
-    pty.wait_for("[3/");
+    pty.wait_for("(3/");
     running.signal(libc::SIGKILL);
     running.wait();
     arena.wait_until_empty(PATIENCE);

@@ -103,6 +103,7 @@ struct Drill<'a> {
     args: &'a DoctorArgs,
     output: &'a mut Output,
     shows_progress: bool,
+    has_progress: bool,
     total: usize,
     done: usize,
     cells: Vec<Verdict>,
@@ -130,6 +131,7 @@ impl<'a> Drill<'a> {
             args,
             output,
             shows_progress,
+            has_progress: false,
             total: 0,
             done: 0,
             cells: Vec::new(),
@@ -171,9 +173,10 @@ impl<'a> Drill<'a> {
         self.done += usize::from(is_judged);
         if self.shows_progress && is_judged {
             let (done, total) = (self.done, self.total);
-            let text = format!("\r\x1b[K[{done}/{total}] {} × {}", verdict.tree, verdict.ending);
+            self.clear_progress();
+            let text = format!("{} × {} ({done}/{total})\n", verdict.tree, verdict.ending);
             // There is no other place to show it.
-            let _ = std::io::stderr().write_all(text.as_bytes());
+            self.has_progress = std::io::stderr().write_all(text.as_bytes()).is_ok();
         }
         let key = (verdict.containment.clone(), verdict.tree.clone());
         self.cells.push(verdict.clone());
@@ -209,13 +212,14 @@ impl<'a> Drill<'a> {
         }
     }
 
-    fn clear_progress(&self) {
-        if self.shows_progress {
-            let _ = std::io::stderr().write_all(b"\r\x1b[K");
+    /// Takes the line that was shown last away.
+    fn clear_progress(&mut self) {
+        if std::mem::take(&mut self.has_progress) {
+            let _ = std::io::stderr().write_all(b"\x1b[1A\r\x1b[K");
         }
     }
 
-    fn finish(self, plans: &[Plan], outcome: Outcome, took: Duration) -> Result<ExitCode, Failure> {
+    fn finish(mut self, plans: &[Plan], outcome: Outcome, took: Duration) -> Result<ExitCode, Failure> {
         self.clear_progress();
         let judged = self.cells.iter().filter(|cell| cell.skipped.is_none()).count();
         let findings = self.cells.iter().filter(|cell| !cell.is_kept()).count();
