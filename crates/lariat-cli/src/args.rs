@@ -3,6 +3,7 @@
 //! Help, man pages and completions are made from these types. A verb is here when its command is: `run` and the verbs
 //! of a stack have their files below, each hooked up with one line in [`Command`].
 
+pub(crate) mod doctor;
 pub(crate) mod port;
 pub(crate) mod run;
 pub(crate) mod stack;
@@ -66,6 +67,7 @@ pub(crate) enum Command {
     Restart(stack::RestartArgs),
     Port(port::PortArgs),
     Check(CheckArgs),
+    Doctor(doctor::DoctorArgs),
     Init(InitArgs),
     Completions(CompletionsArgs),
     Man(ManArgs),

@@ -33,6 +33,8 @@ lariat_sys::entry_point!(start);
 fn start() -> i32 {
     // Before everything else: a keeper needs nothing of what follows, and holds its descriptors in fixed places.
     lariat_keeper::entry::entry();
+    // Likewise what a drill starts, which has to find its signals and descriptors as they were left.
+    lariat_drill::member::entry();
     // A panic has printed its message by itself; what was started is ended by its keepers.
     let code = catch_unwind(AssertUnwindSafe(|| {
         occupy_standard_descriptors();

@@ -20,6 +20,7 @@ use lariat_sys::reap::{self, ChildEvent, Exit, Usage};
 use lariat_sys::signal::{Signal, SignalFd, SignalSet};
 use lariat_sys::{Errno, sockets};
 
+use crate::awake::Awake;
 use crate::contain::Containment;
 use crate::contain::cgroup::Bounded;
 use crate::contain::lineage::Lineage;
@@ -46,7 +47,7 @@ pub struct Parts {
     pub control: OwnedFd,
     /// The supervisor itself; absent when it was gone before we could look.
     pub supervisor: Option<PidFd>,
-    /// Delivers CHLD.
+    /// Delivers CHLD and CONT.
     pub signals: SignalFd,
     /// The service's output, drained once the supervisor is gone.
     pub drain: Option<Drain>,
@@ -80,6 +81,7 @@ pub struct Driver {
     reap_at: Option<Instant>,
     reap_earliest: Instant,
     left: Vec<Named>,
+    awake: Awake,
 }
 
 impl Driver {
@@ -104,6 +106,7 @@ impl Driver {
             reap_at: Some(Instant::now()),
             reap_earliest: Instant::now(),
             left: Vec::new(),
+            awake: Awake::default(),
         }
     }
 
@@ -129,14 +132,14 @@ impl Driver {
 
     /// Waits for the next thing and handles it.
     fn turn(&mut self) -> Option<End> {
-        let deadline = [self.machine.wake_at(), self.reap_at].into_iter().flatten().min();
+        let awake = self.machine.is_stopping().then(|| self.awake.still());
+        let deadline = [self.machine.wake_at(), self.reap_at, awake].into_iter().flatten().min();
         let ready = self.wait(deadline);
         let mut end = if ready.control { self.read_orders() } else { None };
         if end.is_none() && ready.supervisor {
             end = self.supervisor_gone();
         }
-        if ready.signals {
-            self.take_signals();
+        if ready.signals && self.take_signals() {
             self.reap_at = Some(self.reap_earliest);
         }
         let now = Instant::now();
@@ -173,6 +176,7 @@ impl Driver {
     /// Feeds one event to the machine and carries out everything that follows from it.
     fn handle(&mut self, event: Event<'_>) -> Option<End> {
         let mut queue: VecDeque<Action> = self.machine.step(now(), event).into();
+        let mut is_awake = false;
         let mut members: Vec<Member> = Vec::new();
         while let Some(action) = queue.pop_front() {
             let more = match action {
@@ -181,6 +185,11 @@ impl Driver {
                     walk(&mut self.machine, &mut self.members, examine, &mut members)
                 }
                 Action::Signal { member, signal } => {
+                    if !is_awake && self.machine.is_stopping() {
+                        // Before the first of them hears of it, and may stop us.
+                        self.awake.still();
+                        is_awake = true;
+                    }
                     send(&mut self.machine, &mut self.members, member, signal)
                 }
                 Action::KillAll => {
@@ -239,8 +248,13 @@ impl Driver {
         self.handle(Event::SupervisorGone)
     }
 
-    fn take_signals(&mut self) {
-        while let Ok(Some(_)) = self.parts.signals.read() {}
+    /// Returns whether something happened to a child.
+    fn take_signals(&mut self) -> bool {
+        let mut has_child_changed = false;
+        while let Ok(Some(received)) = self.parts.signals.read() {
+            has_child_changed |= received.signal == Signal::CHLD;
+        }
+        has_child_changed
     }
 
     /// Sees the leader's stops and exit, reaps everybody else who is dead.
@@ -393,11 +407,11 @@ pub(crate) fn now() -> Now {
     Now { instant: Instant::now(), ticks: identity::boot_ticks() }
 }
 
-/// Blocks every signal and makes a descriptor for CHLD. Returns it.
+/// Blocks every signal and makes a descriptor for CHLD, and for the CONT of [`Awake`]. Returns it.
 ///
 /// # Errors
 /// What signalfd(2) gave.
 pub fn catch_children() -> lariat_sys::Result<SignalFd> {
     lariat_sys::signal::block(SignalSet::full());
-    SignalFd::new(SignalSet::empty().with(Signal::CHLD))
+    SignalFd::new(SignalSet::empty().with(Signal::CHLD).with(Signal::CONT))
 }

@@ -14,6 +14,7 @@
 //! Start reading at [`machine`], then [`stop`], then [`driver`]. No async runtime, no serialiser, no knowledge of
 //! configuration; a label is all it knows of a service's name.
 
+pub mod awake;
 pub mod client;
 pub mod clock;
 pub mod contain;

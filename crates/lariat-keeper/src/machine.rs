@@ -170,6 +170,12 @@ impl Machine {
         }
     }
 
+    /// Returns whether a stop is under way.
+    #[must_use]
+    pub fn is_stopping(&self) -> bool {
+        matches!(self.state, State::Stopping { .. })
+    }
+
     /// Returns whether the machine has come to its end.
     #[must_use]
     pub fn is_over(&self) -> bool {

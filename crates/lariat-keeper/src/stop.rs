@@ -211,6 +211,8 @@ pub struct StopMachine {
     grace_end: Instant,
     /// INVARIANT: who is in here got the stop signal once and never gets it again (HAZARD(told-twice)).
     told: HashSet<Identity>,
+    /// Those of them whom somebody else told, until they are met: whoever tells a stopped process has to continue it.
+    told_elsewhere: HashSet<Identity>,
     /// Who was there when the round began; the epoch is that moment in clock ticks.
     roster: HashSet<Identity>,
     /// The same with all that is known of them, until the rest was told.
@@ -238,6 +240,7 @@ impl StopMachine {
             phase: Phase::Begin,
             grace_end: later(now.instant, plan.grace),
             told: HashSet::new(),
+            told_elsewhere: HashSet::new(),
             roster: HashSet::new(),
             waiting: Vec::new(),
             epoch: now.ticks,
@@ -266,6 +269,7 @@ impl StopMachine {
     /// Counts a member as told that got the stop signal from somebody else.
     pub fn count_as_told(&mut self, member: Identity) {
         self.told.insert(member);
+        self.told_elsewhere.insert(member);
     }
 
     /// Returns how many were told and killed so far.
@@ -463,11 +467,15 @@ impl StopMachine {
     }
 
     fn tell(&mut self, member: &Member, actions: &mut Vec<StopAction>) {
-        if member.role == Role::Nested || member.life == Life::Zombie || !self.told.insert(member.identity) {
+        if member.role == Role::Nested || member.life == Life::Zombie {
             return;
         }
-        actions.push(StopAction::Signal { member: member.identity, signal: self.plan.signal });
-        if member.life == Life::Stopped {
+        let is_news = self.told.insert(member.identity);
+        if is_news {
+            actions.push(StopAction::Signal { member: member.identity, signal: self.plan.signal });
+        }
+        let is_met = self.told_elsewhere.remove(&member.identity);
+        if member.life == Life::Stopped && (is_news || is_met) {
             actions.push(StopAction::Signal { member: member.identity, signal: Signal::CONT });
         }
     }

@@ -236,3 +236,24 @@ fn a_grace_period_without_end_is_waited_for_and_can_be_cut() {
     let actions = shown(&machine.step(now, Event::Walked { members: &leader, took }));
     assert!(actions.starts_with("KILL"), "{actions}");
 }
+
+/// The kernel tells a leader whose keeper dies, and one that is stopped hears nothing of it.
+#[test]
+fn a_leader_that_the_kernel_told_is_continued_once_and_not_told_again() {
+    let base = Instant::now();
+    let plan = StopPlan { grace: GRACE, ..StopPlan::default() };
+    let mut machine = Machine::for_orphans(plan, Some(LEADER), at(base, Duration::ZERO));
+    let stopped = [Member { life: Life::Stopped, ..member(LEADER, Role::Leader) }];
+    let took = Duration::from_micros(10);
+    let mut sent = Vec::new();
+    for turn in 0..3 {
+        let now = at(base, Duration::from_millis(400 * turn));
+        machine.step(now, Event::Woke);
+        for action in machine.step(now, Event::Walked { members: &stopped, took }) {
+            if let Action::Signal { member, signal } = action {
+                sent.push((member, signal));
+            }
+        }
+    }
+    assert_eq!(sent, [(LEADER, Signal::CONT)]);
+}

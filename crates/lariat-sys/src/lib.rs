@@ -58,6 +58,7 @@ pub mod signal;
 pub mod sockets;
 pub mod spawn;
 pub mod tree;
+pub mod unusual;
 
 mod call;
 

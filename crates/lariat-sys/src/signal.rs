@@ -1,10 +1,12 @@
 //! Signals: their names, sets of them, masks, dispositions, and receiving them by descriptor.
 //!
 //! Responsible for the calling process's own side of signals, and for process groups. To signal one process, use
-//! [`PidFd`](crate::pidfd::PidFd). Installs no handlers: signals are received through [`SignalFd`].
+//! [`PidFd`](crate::pidfd::PidFd). Installs no handlers but one that does nothing: signals are received
+//! through [`SignalFd`] or [`wait`].
 
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::time::{Duration, Instant};
 
 use crate::{Errno, Result, call};
 
@@ -147,6 +149,96 @@ pub fn set_default(signal: Signal) -> Result<()> {
 /// [`Errno::INVAL`] for KILL and STOP.
 pub fn set_ignored(signal: Signal) -> Result<()> {
     set_handler(signal.number(), libc::SIG_IGN)
+}
+
+/// Makes the process catch a signal and do nothing about it: calls that it interrupts are repeated.
+///
+/// # Errors
+/// [`Errno::INVAL`] for KILL and STOP.
+pub fn set_noted(signal: Signal) -> Result<()> {
+    // SAFETY: an all-zero `sigaction` is valid: an empty mask.
+    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+    action.sa_sigaction = note as *const () as libc::sighandler_t;
+    action.sa_flags = libc::SA_RESTART;
+    // SAFETY: the action lives for the call, and its handler does nothing at all.
+    call::check(unsafe { libc::sigaction(signal.number(), &raw const action, std::ptr::null_mut()) })
+        .map(drop)
+}
+
+extern "C" fn note(_signal: libc::c_int) {}
+
+/// Takes one of these signals, which the calling thread blocks; `None` once the deadline has passed.
+///
+/// Needs no descriptor (`sigtimedwait(2)`). Without a deadline it waits without end.
+pub fn wait(signals: SignalSet, deadline: Option<Instant>) -> Option<Signal> {
+    loop {
+        let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
+        let time = left.map(|left| libc::timespec {
+            tv_sec: libc::time_t::try_from(left.as_secs()).unwrap_or(libc::time_t::MAX),
+            tv_nsec: libc::c_long::from(left.subsec_nanos().cast_signed()),
+        });
+        let time = time.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
+        let none: *mut libc::siginfo_t = std::ptr::null_mut();
+        // SAFETY: the set and the time live for the call, and the set has the size given.
+        let taken = unsafe {
+            libc::syscall(libc::SYS_rt_sigtimedwait, std::ptr::from_ref(&signals), none, time, SET_SIZE)
+        };
+        match call::check(taken) {
+            Ok(number) => return Signal::from_number(number as i32),
+            Err(Errno::INTR) => {}
+            Err(_) => return None,
+        }
+    }
+}
+
+/// A timer of the kernel that sends the process a signal (`timer_create(2)`), also while it is stopped. Neither forked nor
+/// executed programs have it; dropping it ends it.
+#[derive(Debug)]
+pub struct Timer(libc::c_int);
+
+impl Timer {
+    /// Makes a timer that is not armed.
+    ///
+    /// # Errors
+    /// As the kernel says: [`Errno::AGAIN`] where it has none to give.
+    pub fn new(signal: Signal) -> Result<Timer> {
+        // SAFETY: an all-zero `sigevent` is valid; what matters is set below.
+        let mut event: libc::sigevent = unsafe { std::mem::zeroed() };
+        event.sigev_notify = libc::SIGEV_SIGNAL;
+        event.sigev_signo = signal.number();
+        let mut number: libc::c_int = 0;
+        // SAFETY: both outlive the call. The kernel's own call numbers timers by integers, unlike the C library's.
+        call::check(unsafe {
+            libc::syscall(libc::SYS_timer_create, libc::CLOCK_MONOTONIC, &raw mut event, &raw mut number)
+        })?;
+        Ok(Timer(number))
+    }
+
+    /// Lets it fire after this time, and again each time that it has passed; what was set before is forgotten.
+    ///
+    /// It fires again only once the signal was received: one that stays pending is the last.
+    ///
+    /// # Errors
+    /// None that is known.
+    pub fn arm(&self, every: Duration) -> Result<()> {
+        let every = libc::timespec {
+            tv_sec: libc::time_t::try_from(every.as_secs()).unwrap_or(libc::time_t::MAX),
+            // A time of zero would disarm it.
+            tv_nsec: libc::c_long::from(every.subsec_nanos().max(1).cast_signed()),
+        };
+        let when = libc::itimerspec { it_interval: every, it_value: every };
+        let no_old: *mut libc::itimerspec = std::ptr::null_mut();
+        // SAFETY: the time outlives the call.
+        call::check(unsafe { libc::syscall(libc::SYS_timer_settime, self.0, 0, &raw const when, no_old) })
+            .map(drop)
+    }
+}
+
+impl Drop for Timer {
+    fn drop(&mut self) {
+        // SAFETY: the number is of a timer that we made, and nobody uses it after this.
+        unsafe { libc::syscall(libc::SYS_timer_delete, self.0) };
+    }
 }
 
 /// A signal that was received.

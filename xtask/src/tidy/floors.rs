@@ -8,6 +8,7 @@ use super::{Finding, SourceFile, Tree};
 const CRATES: &[(&str, u8)] = &[
     ("lariat-sys", 0),
     ("lariat-keeper", 1),
+    ("lariat-drill", 1),
     ("lariat", 2),
     ("lariat-config", 3),
     ("lariat-server", 3),

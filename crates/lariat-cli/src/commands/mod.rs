@@ -3,6 +3,7 @@
 mod check;
 mod completions;
 mod consent;
+mod doctor;
 mod down;
 mod init;
 mod live;
@@ -37,6 +38,7 @@ pub(crate) fn dispatch(command: &Command, output: &mut Output) -> Result<ExitCod
         Command::Restart(args) => service::restart(&args.order, output),
         Command::Port(args) => port::run(args, output),
         Command::Check(args) => check::run(args, output),
+        Command::Doctor(args) => doctor::run(args, output),
         Command::Init(args) => init::run(args, output),
         Command::Completions(args) => completions::run(args, output),
         Command::Man(args) => man::run(args, output),

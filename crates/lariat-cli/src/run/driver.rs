@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use lariat::ledger::command::{Cast, CommandLedger};
 use lariat::ledger::record::RunId;
 use lariat::process::RUN_VARIABLE;
+use lariat_keeper::awake::Awake;
 use lariat_keeper::client::{Keeper, Received};
 use lariat_keeper::contain::cgroup::{self, Bounded};
 use lariat_keeper::contain::choose;
@@ -99,6 +100,7 @@ pub(crate) fn run(options: &RunOptions) -> Result<Ended, RunError> {
         dead_keeper: None,
         adoption: None,
         group,
+        awake: Awake::default(),
         options,
         keeps_record: false,
         left: Vec::new(),
@@ -214,6 +216,7 @@ struct Driver<'a> {
     adoption: Option<Adoption<Bounded<Lineage>>>,
     /// The command's directory, which the keeper removes; ours to end and remove when that one is dead.
     group: Option<Cgroup>,
+    awake: Awake,
     left: Vec<Named>,
 }
 
@@ -274,8 +277,11 @@ impl Driver<'_> {
     }
 
     fn turn(&mut self) -> Option<Outcome> {
+        // Without a keeper nobody else ends what is left, so we may not be stopped either.
+        let awake = self.adoption.is_some().then(|| self.awake.still());
         let adoption = self.adoption.as_ref().and_then(Adoption::wake_at);
-        let deadline = [adoption, self.machine.wake_at(), self.deaf_until()].into_iter().flatten().min();
+        let deadline =
+            [adoption, self.machine.wake_at(), self.deaf_until(), awake].into_iter().flatten().min();
         let ready = self.wait(deadline);
         if (ready.keeper || ready.keeper_death)
             && let Some(outcome) = self.hear_keeper(ready.keeper_death)
@@ -503,6 +509,7 @@ impl Driver<'_> {
     }
 
     fn adopt(&mut self, grace: Duration) {
+        self.awake.still();
         let leader = self.leader.or_else(|| self.eldest_orphan());
         let told = leader.filter(|leader| was_told_by_death(*leader));
         let lineage = Lineage::of_orphans(leader, self.strangers.clone());

@@ -176,6 +176,8 @@ impl Machine {
                 if self.stage == Stage::Going {
                     let until = later(now, self.grace);
                     self.stage = Stage::Lingering { until };
+                    // What ended the command has reached lariats around us as well, which tell us in their turn.
+                    self.counted_at = self.typed.last().copied();
                     self.overdue_at = Some(until + KEEPER_OVERDUE);
                 }
                 Vec::new()
@@ -307,6 +309,17 @@ mod tests {
             ("killing", Event::Ask { signal, .. }) => vec![Action::Leave(signal)],
             _ => kill(),
         }
+    }
+
+    #[test]
+    fn a_signal_right_after_the_key_that_ended_the_command_takes_no_grace_away() {
+        let start = Instant::now();
+        let mut machine = Machine::new(GRACE, true);
+        assert_eq!(machine.step(start, ask(Signal::INT, true)), []);
+        let soon = start + Duration::from_millis(30);
+        assert_eq!(machine.step(soon, Event::Stragglers(1)), []);
+        assert_eq!(machine.step(soon, ask(Signal::TERM, false)), [], "a lariat around this one passes it on");
+        assert_eq!(machine.step(start + Duration::from_secs(2), ask(Signal::TERM, false)), kill());
     }
 
     #[test]

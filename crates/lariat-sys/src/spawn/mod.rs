@@ -455,13 +455,17 @@ pub unsafe fn fork() -> Result<Option<Forked>> {
 /// # Errors
 /// [`Errno::BUSY`] where there are more threads; otherwise as [`fork`].
 pub fn fork_alone() -> Result<Option<Forked>> {
-    // A task directory has two links of its own and one for each thread.
-    let threads = rustix::fs::stat("/proc/self/task")?.st_nlink.saturating_sub(2);
-    if threads != 1 {
+    if !has_one_thread()? {
         return Err(Errno::BUSY);
     }
     // SAFETY: this is the only thread, and only it could start another.
     unsafe { fork() }
+}
+
+/// Says whether the calling process has one thread only.
+pub(crate) fn has_one_thread() -> Result<bool> {
+    // A task directory has two links of its own and one for each thread.
+    Ok(rustix::fs::stat("/proc/self/task")?.st_nlink.saturating_sub(2) == 1)
 }
 
 /// Slots that [`inherit`] gave out, a bit each.

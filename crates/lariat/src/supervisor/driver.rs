@@ -9,6 +9,7 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use lariat_keeper::awake::Awake;
 use lariat_keeper::client::Keeper;
 use lariat_sys::poll::{self, PollFd, PollFlags};
 use lariat_sys::signal::Signal;
@@ -92,6 +93,7 @@ pub(super) struct Driver {
     pub(super) stop: Option<(Instant, Why)>,
     pub(super) has_left: bool,
     pub(super) has_finished: bool,
+    pub(super) awake: Awake,
 }
 
 impl Driver {
@@ -102,7 +104,9 @@ impl Driver {
         self.settle();
         let mut owners = Vec::new();
         while !self.has_left && !self.has_finished {
-            let deadline = self.wake_at();
+            let must_stay = self.stack.is_stopping() || self.sweep.is_some();
+            let awake = must_stay.then(|| self.awake.still());
+            let deadline = [self.wake_at(), awake].into_iter().flatten().min();
             if let Err(errno) = self.poller.wait(deadline, &mut owners) {
                 self.trouble(format!("could not wait for events: {errno}"));
                 self.has_left = true;
@@ -229,6 +233,10 @@ impl Driver {
     }
 
     pub(super) fn carry_out(&mut self, now: Instant, actions: Vec<stack::Action>) {
+        if self.stack.is_stopping() {
+            // Before anybody hears of it, and may stop us.
+            self.awake.still();
+        }
         for action in actions {
             match action {
                 stack::Action::Service(place, action) => self.act_on_service(now, place, action),

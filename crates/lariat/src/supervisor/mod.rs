@@ -39,6 +39,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
+use lariat_keeper::awake::Awake;
 use lariat_keeper::contain::choose::{self, Refusal};
 use lariat_sys::Errno;
 use lariat_sys::identity::Identity;
@@ -224,6 +225,7 @@ impl Supervisor {
             stop: None,
             has_left: false,
             has_finished: false,
+            awake: Awake::default(),
             spec,
             options,
         };

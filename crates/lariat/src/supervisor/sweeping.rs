@@ -82,6 +82,7 @@ impl Driver {
     }
 
     pub(super) fn begin_sweep(&mut self, now: Instant, place: Place, grace: Duration) {
+        self.awake.still();
         let group = self.units[place].life.as_mut().and_then(|life| life.cgroup.take());
         let known = self.units[place].life.as_ref().and_then(|life| life.leader);
         let leader = known.or_else(|| self.orphaned_leader(place));

@@ -1,0 +1,220 @@
+//! `lariat doctor` and its drill from outside: what they say, that a leak is noticed, and that nothing of a drill is left
+//! however it ends. The judge here is the testkit's, not the drill's own.
+
+use std::time::Duration;
+
+use lariat_testkit::{Arena, Command, PATIENCE, Pty, is_root, subject, wait_until};
+
+/// More than any of the short drills here takes on a busy machine.
+const DRILL_WITHIN: Duration = Duration::from_secs(150);
+
+fn doctor(arena: &Arena, arguments: &[&str]) -> Command {
+    let command = arena.command(subject::lariat(env!("CARGO_BIN_EXE_lariat"))).arg("doctor");
+    arguments.iter().fold(command, |command, argument| command.arg(*argument))
+}
+
+fn drill(arena: &Arena, arguments: &[&str]) -> (Option<i32>, serde_json::Value, String) {
+    let running = doctor(arena, &[&["--drill", "--json"], arguments].concat()).start();
+    let ending = wait_until("the end of a drill", DRILL_WITHIN, || running.ended(Duration::from_millis(100)));
+    let report = serde_json::from_str(&ending.out()).unwrap_or_default();
+    (ending.code(), report, format!("{}{}", ending.out(), ending.err()))
+}
+
+/// What temporary directories of drills are left in the arena.
+fn stages(arena: &Arena) -> usize {
+    let entries = std::fs::read_dir(arena.dir().join("tmp")).expect("the arena has one");
+    entries.flatten().filter(|entry| entry.file_name().to_string_lossy().starts_with("lariat-drill-")).count()
+}
+
+#[test]
+fn it_says_what_there_is_and_what_each_ending_leads_to() {
+    let arena = Arena::new();
+    let ending = doctor(&arena, &[]).run();
+    let text = ending.out();
+    assert_eq!(ending.code(), Some(0), "{text}{}", ending.err());
+    for word in ["yes lineage", "lariat gets KILL", "yes pidfd", "open files", "runtime"] {
+        assert!(text.contains(word), "{word} is missing:\n{text}");
+    }
+    arena.finish();
+}
+
+#[test]
+fn the_same_is_there_as_data() {
+    let arena = Arena::new();
+    let ending = doctor(&arena, &["--json"]).run();
+    let report: serde_json::Value = serde_json::from_str(&ending.out()).expect("it is JSON");
+    assert_eq!((ending.code(), &report["is_usable"]), (Some(0), &true.into()));
+    let lineage = &report["containments"][0];
+    assert_eq!((&lineage["name"], &lineage["is_available"]), (&"lineage".into(), &true.into()), "{lineage}");
+    let promises = lineage["promises"].as_array().expect("a list");
+    let leaving: Vec<&str> = promises
+        .iter()
+        .filter(|promise| promise["leaves_nothing"] == false)
+        .filter_map(|promise| promise["ending"].as_str())
+        .collect();
+    assert_eq!(leaving, ["all-killed", "up-all-killed"], "what may leave anything");
+    arena.finish();
+}
+
+#[test]
+fn a_quick_drill_finds_nothing_and_leaves_nothing() {
+    let arena = Arena::new();
+    let (code, report, said) = drill(&arena, &["--quick"]);
+    assert_eq!(code, Some(0), "{said}");
+    assert_eq!((&report["is_kept"], &report["is_complete"]), (&true.into(), &true.into()), "{said}");
+    assert!(report["judged"].as_u64().is_some_and(|judged| judged >= 60), "{said}");
+    assert_eq!(stages(&arena), 0);
+    arena.finish();
+}
+
+#[test]
+fn storms_and_attacks_are_ended_too() {
+    let arena = Arena::new();
+    let trees = ["storm", "bomb", "phoenix", "sessions", "stops-lariat", "kills-keeper", "kills-lariat"];
+    let endings = ["--ending", "term", "--ending", "killed", "--ending", "exits"];
+    let (code, report, said) = drill(&arena, &[&trees[..], &endings[..]].concat());
+    assert_eq!((code, &report["findings"]), (Some(0), &0.into()), "{said}");
+    arena.finish();
+}
+
+/// What a drill sees of a program that starts commands and cares for nothing.
+#[test]
+fn a_leak_is_noticed() {
+    let arena = Arena::new();
+    let plain = arena.script("plain", "#!/bin/sh\nwhile [ \"$1\" != -- ]; do shift; done\nshift\n\"$@\"\n");
+    let plain = plain.to_string_lossy().into_owned();
+    let endings = ["--ending", "exits", "--ending", "term", "--ending", "killed"];
+    let trees = ["alone", "daemon", "disguised", "ports"];
+    let (code, report, said) = drill(&arena, &[&["--subject", &plain], &trees[..], &endings[..]].concat());
+    assert_eq!(code, Some(4), "{said}");
+    let cells = report["cells"].as_array().expect("a list");
+    let cell = |tree: &str, ending: &str| {
+        cells.iter().find(|cell| cell["tree"] == tree && cell["ending"] == ending).expect("it was judged")
+    };
+    let leaks =
+        |tree: &str, ending: &str| !cell(tree, ending)["survivors"].as_array().expect("a list").is_empty();
+    assert!(
+        leaks("daemon", "exits") && leaks("disguised", "exits"),
+        "the daemon of a leader that left: {said}"
+    );
+    assert!(leaks("daemon", "killed") && leaks("alone", "term"), "nobody tells the command: {said}");
+    assert!(!leaks("alone", "exits"), "nothing was there to be left: {said}");
+    let ports = cell("ports", "exits")["ports"].as_array().expect("a list");
+    assert!(ports.len() >= 3, "TCP, UDP and a unix socket: {ports:?}");
+    // What was found to be left was ended all the same.
+    arena.finish();
+}
+
+/// A subject that ends everything at once keeps nobody, and has taken the grace period away.
+#[test]
+fn a_missing_grace_period_is_noticed() {
+    let arena = Arena::new();
+    let brutal = arena.script(
+        "brutal",
+        "#!/bin/sh\nwhile [ \"$1\" != -- ]; do shift; done\nshift\n\"$@\" &\ntrap 'kill -9 $!; exit' TERM\nwait\n",
+    );
+    let brutal = brutal.to_string_lossy().into_owned();
+    let (code, report, said) = drill(&arena, &["--subject", &brutal, "alone", "--ending", "term"]);
+    assert_eq!(code, Some(4), "{said}");
+    let denied = report["cells"][0]["denied"].as_array().expect("a list");
+    assert_eq!(denied.len(), 1, "{said}");
+    arena.finish();
+}
+
+#[test]
+fn a_finding_says_how_to_see_it_again() {
+    let arena = Arena::new();
+    let plain = arena.script("plain", "#!/bin/sh\nwhile [ \"$1\" != -- ]; do shift; done\nshift\n\"$@\"\n");
+    let arguments = ["--drill", "daemon", "--ending", "exits", "--seed", "7", "--subject"];
+    let ending = doctor(&arena, &arguments).arg(&plain).run();
+    let said = ending.out();
+    assert_eq!(ending.code(), Some(4), "{said}");
+    assert!(said.contains("doctor --drill daemon --ending exits --containment lineage --seed 7"), "{said}");
+    assert!(said.contains("1 survived: daemon"), "{said}");
+    arena.finish();
+}
+
+#[test]
+fn ctrl_c_in_the_middle_leaves_nothing() {
+    let arena = Arena::new();
+    let mut pty = Pty::new();
+    pty.resize(50, 100);
+    let running = pty.start(doctor(&arena, &["--drill", "storm", "phoenix", "daemon", "--repeat", "50"]));
+    pty.wait_for("(3/");
+    pty.send("\x03");
+    let ending = pty.wait_end(&running);
+    assert_eq!(ending.code(), Some(9), "{}", pty.text());
+    assert!(pty.text().contains("nothing of it is left"), "{}", pty.text());
+    assert_eq!(stages(&arena), 0);
+    arena.finish();
+}
+
+#[test]
+fn killing_the_drill_leaves_it_to_its_guard() {
+    let arena = Arena::new();
+    let mut pty = Pty::new();
+    let running = pty.start(doctor(&arena, &["--drill", "storm", "daemon", "--repeat", "50"]));
+    pty.wait_for("(3/");
+    let drills = lariat_testkit::census::children_of(running.pid());
+    assert_eq!(drills.len(), 1, "the guard has one child: {drills:?}");
+    lariat_testkit::census::Seen::of(drills[0]).expect("it is alive").kill();
+    let ending = pty.wait_end(&running);
+    assert_eq!(ending.code(), Some(9), "{}", pty.text());
+    arena.finish();
+}
+
+#[test]
+fn killing_the_guard_ends_the_drill() {
+    let arena = Arena::new();
+    let mut pty = Pty::new();
+    let running = pty.start(doctor(&arena, &["--drill", "storm", "daemon", "--repeat", "50"]));
+    pty.wait_for("(3/");
+    running.signal(libc::SIGKILL);
+    running.wait();
+    arena.wait_until_empty(PATIENCE);
+    arena.finish();
+}
+
+#[test]
+fn a_reader_that_leaves_ends_the_drill() {
+    let arena = Arena::new();
+    let exe = subject::lariat(env!("CARGO_BIN_EXE_lariat"));
+    let script = format!("{} doctor --drill alone child daemon --repeat 200 | head -n 2", exe.display());
+    let running = arena.command("/bin/sh").args(["-c", &script]).own_session().start();
+    let ending = wait_until("the end", DRILL_WITHIN, || running.ended(Duration::from_millis(100)));
+    assert_eq!(ending.out().lines().count(), 2, "{}", ending.out());
+    arena.finish();
+}
+
+#[test]
+fn names_that_do_not_exist_are_refused_before_anything_starts() {
+    let arena = Arena::new();
+    let wrong: [&[&str]; 4] = [
+        &["--drill", "demon"],
+        &["--drill", "--ending", "tern"],
+        &["--drill", "--containment", "chains"],
+        &["daemon"],
+    ];
+    for arguments in wrong {
+        let ending = doctor(&arena, arguments).run();
+        assert_eq!(ending.code(), Some(2), "{arguments:?}: {}", ending.err());
+    }
+    let list = doctor(&arena, &["--drill", "--list"]).run().out();
+    assert!(list.contains("disguised") && list.contains("keeper-killed"), "{list}");
+    arena.finish();
+}
+
+/// Where `/proc` is not ours nothing works, and it says so.
+#[test]
+fn a_proc_that_is_not_ours_is_no_good() {
+    if !is_root() {
+        return;
+    }
+    let arena = Arena::new();
+    let exe = subject::lariat(env!("CARGO_BIN_EXE_lariat"));
+    let command = arena.command("unshare").args(["--pid", "--fork"]).arg(exe).arg("doctor");
+    let ending = command.run();
+    assert_eq!(ending.code(), Some(9), "{}", ending.out());
+    assert!(ending.err().contains("/proc"), "{}", ending.err());
+    arena.finish();
+}

@@ -1,0 +1,579 @@
+//! The judge of one cell: builds the tree under lariat, ends lariat, watches until nobody is alive, and says what was
+//! not kept.
+
+use std::ffi::{CString, OsString};
+use std::fs::File;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use lariat_sys::identity::Identity;
+use lariat_sys::poll::{PollFd, PollFlags, poll};
+use lariat_sys::procfs;
+use lariat_sys::signal::{self, Signal, SignalFd, SignalSet};
+use lariat_sys::spawn::{self, Program, SpawnOptions};
+use lariat_sys::{files, process, unusual};
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+
+use crate::act::{self, Actor, Cast};
+use crate::census;
+use crate::endings::Ending;
+use crate::hall::{Hall, Held};
+use crate::member::{Manner, Part, monotonic_ms};
+use crate::promise::{Containment, Grace, Promise, Survivors, promise_for};
+use crate::stage::{Stage, Subject};
+use crate::trees::{Attack, Tree};
+use crate::verdict::Verdict;
+
+/// How long a tree may take to stand.
+const STANDS_WITHIN: Duration = Duration::from_secs(25);
+/// The grace period of trees that end when they are told: long, so that nobody is killed by its end.
+const GRACE_LONG: &str = "8s";
+/// The grace period of the others: it has to run out.
+const GRACE_SHORT: &str = "300ms";
+/// How long everything may take to be gone: the longest grace period, all the time for killing, and some.
+const GONE_WITHIN: Duration = Duration::from_secs(30);
+/// How long what is left is watched before the next command is run.
+const SETTLES_WITHIN: Duration = Duration::from_millis(400);
+/// How long the next command may take.
+const SWEEPS_WITHIN: Duration = Duration::from_secs(40);
+/// How long members of a cell live at most, by their own timers.
+const LIVES_WITHIN: Duration = Duration::from_secs(100);
+/// How often everything is looked at although nothing was heard: a process that was stopped is heard of by nobody.
+const LOOKS_EVERY: Duration = Duration::from_millis(250);
+/// How long a storm may evade walks while the kernel says that somebody is there.
+const FOUND_WITHIN: Duration = Duration::from_secs(3);
+/// A judge that looks that long after its last look did not run in between.
+const STILL_MAX: Duration = Duration::from_secs(3);
+/// How long a word may be on its way once its sender is gone.
+const LAST_WORD: Duration = Duration::from_millis(50);
+
+/// What is to be judged.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Spec {
+    pub(crate) number: usize,
+    pub(crate) containment: Containment,
+    pub(crate) tree: &'static Tree,
+    pub(crate) ending: Ending,
+    pub(crate) seed: u64,
+}
+
+impl Spec {
+    pub(crate) fn verdict(&self) -> Verdict {
+        Verdict {
+            containment: self.containment.name().to_owned(),
+            tree: self.tree.name.to_owned(),
+            ending: self.ending.fact().name.to_owned(),
+            seed: self.seed,
+            ..Verdict::default()
+        }
+    }
+
+    /// Returns the marker of the cell.
+    pub(crate) fn marker(&self, stage: &Stage) -> String {
+        format!("{}-{}", stage.token(), self.number)
+    }
+
+    /// Returns why there is nothing to judge here, as far as the tables know.
+    pub(crate) fn does_not_apply(&self) -> Option<String> {
+        if self.ending.asks_the_leader() && !self.tree.leader_obeys {
+            return Some("the leader of this tree cannot".to_owned());
+        }
+        (self.ending.is_of_stack() && !self.tree.is_for_stacks)
+            .then(|| "this tree is not run as a stack".to_owned())
+    }
+
+    fn promise(&self) -> Promise {
+        promise_for(self.containment, self.ending, self.tree)
+    }
+
+    fn grace(&self) -> &'static str {
+        match self.ending.hurries() {
+            // Who takes lariat away before its second signal is met by the end of the grace period.
+            true if self.tree.attack == Attack::None => "10m",
+            true => GRACE_SHORT,
+            false if self.tree.is_cooperative => GRACE_LONG,
+            false => GRACE_SHORT,
+        }
+    }
+
+    fn manner(&self) -> Manner {
+        // Only who ignores the first signal is there at the second.
+        if self.ending.hurries() { Manner::Stubborn } else { Manner::Graceful }
+    }
+}
+
+/// A failure of the drill's own.
+type Trouble = String;
+
+/// Judges one cell. The process must be the cell's own, with one thread; afterwards nothing of the cell is left.
+pub(crate) fn judge(spec: &Spec, stage: &Stage, subject: &Subject) -> Verdict {
+    let mut verdict = spec.verdict();
+    match Judge::open(spec, stage, subject) {
+        Ok(mut judge) => {
+            if let Err(trouble) = judge.run(&mut verdict) {
+                verdict.trouble = Some(trouble);
+            }
+            judge.close(&mut verdict);
+        }
+        Err(trouble) => verdict.trouble = Some(trouble),
+    }
+    verdict
+}
+
+struct Judge<'a> {
+    spec: &'a Spec,
+    subject: &'a Subject,
+    marker: String,
+    dir: PathBuf,
+    env: Vec<CString>,
+    hall: Hall,
+    children: SignalFd,
+    cast: Option<Cast>,
+    terminal: Option<OwnedFd>,
+}
+
+impl<'a> Judge<'a> {
+    fn open(spec: &'a Spec, stage: &Stage, subject: &'a Subject) -> Result<Self, Trouble> {
+        let failed = |what: &'static str| move |error: std::io::Error| format!("{what}: {error}");
+        let own = |what: &'static str| move |errno: lariat_sys::Errno| format!("{what}: {errno}");
+        // A session of its own is a scheduling group of its own: a storm cannot starve the judge.
+        process::setsid().map_err(own("starting a session"))?;
+        process::set_subreaper(true).map_err(own("becoming a subreaper"))?;
+        unusual::die_after(LIVES_WITHIN + GONE_WITHIN).map_err(own("arming the timer"))?;
+        signal::set_mask(SignalSet::full());
+        let children =
+            SignalFd::new(SignalSet::empty().with(Signal::CHLD)).map_err(own("hearing of children"))?;
+        let dir = stage.cell(spec.number).map_err(failed("making the cell's directory"))?;
+        let hall = Hall::open(&dir.join("judge")).map_err(failed("opening the judge's socket"))?;
+        let marker = spec.marker(stage);
+        let env = stage.environment(&dir, &marker, spec.containment);
+        Ok(Self { spec, subject, marker, dir, env, hall, children, cast: None, terminal: None })
+    }
+
+    fn run(&mut self, verdict: &mut Verdict) -> Result<(), Trouble> {
+        let first = self.start()?;
+        if let Some(why) = self.wait_until_it_stands(first)? {
+            verdict.skipped = Some(why);
+            return Ok(());
+        }
+        let mut cast = self.find_cast(first)?;
+        // Storms and restarts are met at another moment each time; the seed says which.
+        signal::wait(
+            SignalSet::empty(),
+            Some(Instant::now() + Duration::from_micros(self.spec.seed % 16 * 700)),
+        );
+        self.hall.listen();
+        let taken_along = self.taken_along(&cast);
+        let began = Instant::now();
+        let down = (self.spec.ending == Ending::Down).then(|| self.lariat(&["down"])).transpose()?;
+        let later = act::bring_about(self.spec.ending, &mut cast);
+        self.cast = Some(cast);
+        match self.spec.promise().survivors {
+            Survivors::None => self.watch(later, began, down, verdict),
+            Survivors::UntilSweep => self.watch_sweep(later, began, verdict)?,
+        }
+        self.look_at_ports(verdict);
+        self.look_at_grace(&taken_along, verdict);
+        Ok(())
+    }
+
+    /// Starts lariat with the tree. Returns the first process: the subject, or its caller.
+    fn start(&mut self) -> Result<i32, Trouble> {
+        let until = monotonic_ms() + u64::try_from(LIVES_WITHIN.as_millis()).unwrap_or(u64::MAX);
+        let part = Part::new(
+            self.spec.tree.name,
+            self.dir.join("judge"),
+            until,
+            self.spec.manner(),
+            self.dir.clone(),
+        );
+        let mut member = vec![self.subject.members.clone().into_os_string()];
+        member.extend(part.arguments());
+        let command = match self.spec.ending.is_of_stack() {
+            true => self.stack_command(&member)?,
+            false => self.run_command(&member),
+        };
+        let as_helper = |role: &str, rest: Vec<OsString>| {
+            let mut words = vec![self.subject.members.clone().into_os_string()];
+            words.extend(part.as_role(role, rest).arguments());
+            words
+        };
+        let words = if self.spec.ending.has_caller() {
+            as_helper("caller", command)
+        } else if self.spec.ending.is_on_terminal() {
+            let (master, name) = open_terminal()?;
+            self.terminal = Some(master);
+            as_helper("on-terminal", [vec![name.into_os_string()], command].concat())
+        } else {
+            command
+        };
+        self.spawn(words, &self.dir.join("project")).map(|child| child.pid)
+    }
+
+    fn run_command(&self, member: &[OsString]) -> Vec<OsString> {
+        let mut words: Vec<OsString> = vec![self.subject.program.clone().into(), "run".into()];
+        words.extend(["--grace", self.spec.grace()].map(OsString::from));
+        words.extend(self.spec.containment.option().map(OsString::from));
+        match self.spec.ending {
+            Ending::CallerKilled => words.push("--die-with-parent".into()),
+            Ending::LifelineClosed | Ending::LifelineKilled => words.push("--lifeline".into()),
+            _ => {}
+        }
+        words.push("--".into());
+        words.extend(member.iter().cloned());
+        words
+    }
+
+    fn stack_command(&self, member: &[OsString]) -> Result<Vec<OsString>, Trouble> {
+        let quoted: Vec<String> = member.iter().map(|word| format!("{:?}", word.to_string_lossy())).collect();
+        let isolation = self.spec.containment.key().unwrap_or_default();
+        let text = format!(
+            "[stack]\nname = \"drill\"\ndeadline = \"20s\"\n\n[service.tree]\nrun = [{}]\nstop = {{ grace = \"{}\" }}\n{isolation}\n",
+            quoted.join(", "),
+            self.spec.grace(),
+        );
+        let path = self.dir.join("project/lariat.toml");
+        std::fs::write(&path, text).map_err(|error| format!("writing the stack: {error}"))?;
+        Ok(vec![self.subject.program.clone().into(), "up".into()])
+    }
+
+    /// Starts lariat with these arguments in the cell's project.
+    fn lariat(&self, arguments: &[&str]) -> Result<spawn::Child, Trouble> {
+        let mut words = vec![self.subject.program.clone().into_os_string()];
+        words.extend(arguments.iter().map(OsString::from));
+        self.spawn(words, &self.dir.join("project"))
+    }
+
+    fn spawn(&self, words: Vec<OsString>, dir: &Path) -> Result<spawn::Child, Trouble> {
+        let c = |word: OsString| CString::new(word.into_vec()).unwrap_or_default();
+        let null = files::dev_null().map_err(|errno| format!("opening /dev/null: {errno}"))?;
+        let output = File::options().create(true).append(true).open(self.dir.join("output"));
+        let output = output.map_err(|error| format!("opening the output: {error}"))?;
+        let program = Program {
+            argv: words.into_iter().map(c).collect(),
+            env: self.env.clone(),
+            dir: Some(c(dir.as_os_str().to_owned())),
+            search_path: true,
+            ..Program::default()
+        };
+        let options = SpawnOptions {
+            new_session: true,
+            fds: vec![(null.as_raw_fd(), 0), (output.as_raw_fd(), 1), (output.as_raw_fd(), 2)],
+            close_others: true,
+            ..SpawnOptions::default()
+        };
+        spawn::spawn(&program, &options).map_err(|error| format!("starting the subject: {error}"))
+    }
+
+    /// Waits until every member stands. Returns why this machine cannot build the tree, if it cannot.
+    fn wait_until_it_stands(&mut self, first: i32) -> Result<Option<String>, Trouble> {
+        let deadline = Instant::now() + STANDS_WITHIN;
+        let first = Actor::find(first).map_err(|errno| format!("the subject ended at once: {errno}"))?;
+        loop {
+            self.hall.listen();
+            if let Some(why) = self.hall.skip.take() {
+                return Ok(Some(why));
+            }
+            if let Some(why) = self.hall.broken.take() {
+                return Err(format!("a member {why}"));
+            }
+            let is_told = !self.spec.ending.has_caller() || self.hall.subject.is_some();
+            if self.hall.is_complete() && self.hall.leader().is_some() && is_told {
+                return Ok(None);
+            }
+            if first.has_ended() {
+                return Err(format!("the subject ended before the tree stood; it says: {}", self.output()));
+            }
+            if Instant::now() >= deadline {
+                let progress = self.hall.progress();
+                return Err(format!("the tree does not stand: {progress}; it says: {}", self.output()));
+            }
+            self.wait_for_something(deadline, None);
+        }
+    }
+
+    fn find_cast(&mut self, first: i32) -> Result<Cast, Trouble> {
+        let gone = |what: &'static str| move |errno: lariat_sys::Errno| format!("{what} is gone: {errno}");
+        let leader = self.hall.leader().ok_or("there is no leader")?;
+        let leader = Actor::find(leader.pid).map_err(gone("the leader"))?;
+        let subject = self.hall.subject.unwrap_or(first);
+        let subject = Actor::find(subject).map_err(gone("the subject"))?;
+        let caller = if self.spec.ending.has_caller() {
+            Some(Actor::find(first).map_err(gone("the caller"))?)
+        } else {
+            None
+        };
+        let keepers = Cast::keepers(leader.identity, subject.identity);
+        Ok(Cast { leader, subject, keepers, caller, terminal: self.terminal.take() })
+    }
+
+    /// Returns who shares the group that the ending kills, or the terminal's session that goes with it.
+    fn taken_along(&self, cast: &Cast) -> Vec<Identity> {
+        let Ok(Some(subject)) = procfs::read_stat(cast.subject.identity.pid) else { return Vec::new() };
+        let in_group = |identity: &Identity| matches!(procfs::read_stat(identity.pid), Ok(Some(stat)) if stat.pgrp == subject.pgrp);
+        match self.spec.promise().grace {
+            Grace::OutsideTheGroup => {
+                self.hall.members.iter().map(|member| member.identity).filter(in_group).collect()
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    /// Blocks until a child ended, a word or output came, somebody of the cast ended, or the deadline.
+    fn wait_for_something(&mut self, deadline: Instant, watched: Option<&spawn::Child>) {
+        let mut fds =
+            vec![PollFd::new(&self.children, PollFlags::IN), PollFd::new(&self.hall, PollFlags::IN)];
+        if let Some(cast) = &self.cast {
+            if !cast.subject.has_ended() {
+                fds.push(PollFd::new(cast.subject.pidfd(), PollFlags::IN));
+            }
+            fds.extend(cast.terminal.as_ref().map(|terminal| PollFd::new(terminal, PollFlags::IN)));
+        }
+        fds.extend(self.terminal.as_ref().map(|terminal| PollFd::new(terminal, PollFlags::IN)));
+        fds.extend(watched.map(|child| PollFd::new(&child.pidfd, PollFlags::IN)));
+        let deadline = deadline.min(Instant::now() + LOOKS_EVERY);
+        // A wait that fails is as good as one that ended: everything is looked at again.
+        let _ = poll(&mut fds, Some(deadline));
+        drop(fds);
+        while let Ok(Some(_)) = self.children.read() {}
+        let held = self.cast.as_ref().and_then(|cast| cast.terminal.as_ref()).or(self.terminal.as_ref());
+        let mut seen = [0; 4096];
+        while held.is_some_and(|terminal| matches!(files::read(terminal, &mut seen), Ok(1..))) {}
+    }
+
+    fn excepted(&self) -> Vec<i32> {
+        let caller = self.cast.as_ref().and_then(|cast| cast.caller.as_ref());
+        caller.filter(|caller| !caller.has_ended()).map(|caller| caller.identity.pid).into_iter().collect()
+    }
+
+    /// Says whether the kernel says that nobody is below the judge. A walk that finds nobody would prove nothing: who is
+    /// handed on while it is made is missed.
+    fn is_deserted(&self) -> bool {
+        if let (Some(cast), true) = (&self.cast, self.has_subject_ended()) {
+            // Whoever held the lifeline has done its part.
+            act::dismiss(cast);
+        }
+        census::reap_all()
+    }
+
+    fn has_subject_ended(&self) -> bool {
+        self.cast.as_ref().is_none_or(|cast| cast.subject.has_ended())
+    }
+
+    /// Watches an ending after which nobody may be alive.
+    fn watch(
+        &mut self,
+        mut later: act::Later,
+        began: Instant,
+        down: Option<spawn::Child>,
+        verdict: &mut Verdict,
+    ) {
+        let mut deadline = began + GONE_WITHIN;
+        let mut looked_at = Instant::now();
+        let has_witness = self.spec.ending.has_witness() && self.spec.tree.attack == Attack::None;
+        loop {
+            let still = looked_at.elapsed();
+            looked_at = Instant::now();
+            if still > STILL_MAX {
+                // A machine that was paused, or so busy that the judge did not run, has not given lariat that time.
+                deadline += still;
+                verdict.notes.push(format!("the machine stood still for {} ms", still.as_millis()));
+            }
+            self.hall.listen();
+            let is_over = self.has_subject_ended();
+            let has_command_ended =
+                down.as_ref().is_none_or(|command| command.pidfd.has_exited().unwrap_or(true));
+            if self.is_deserted() {
+                verdict.gone_after_ms = Some(millis(began.elapsed()));
+                break;
+            }
+            // When lariat says that it is over, it is over.
+            if (has_witness && is_over && has_command_ended) || Instant::now() >= deadline {
+                break;
+            }
+            self.continue_subject(verdict);
+            if later.at.is_some_and(|at| Instant::now() >= at)
+                && let Some(cast) = &self.cast
+            {
+                act::go_on(self.spec.ending, cast, &mut later);
+            }
+            self.wait_for_something(later.at.map_or(deadline, |at| at.min(deadline)), down.as_ref());
+        }
+        verdict.hung = !self.has_subject_ended();
+        if verdict.hung
+            && let Some(cast) = &self.cast
+        {
+            verdict.notes.push(act::doing(cast));
+        }
+        verdict.survivors = self.survivors();
+        if verdict.survivors.is_empty() && verdict.gone_after_ms.is_none() {
+            verdict.gone_after_ms = Some(millis(began.elapsed()));
+        }
+        self.hear_last_words();
+        verdict.members = self.hall.members.len();
+    }
+
+    /// Continues the subject if a member has stopped it and nobody else is left: that is its user's to do.
+    fn continue_subject(&self, verdict: &mut Verdict) {
+        let Some(cast) = &self.cast else { return };
+        let subject = cast.subject.identity;
+        let is_stopped =
+            matches!(procfs::read_stat(subject.pid), Ok(Some(stat)) if stat.state == procfs::State::Stopped);
+        let is_alone = || census::below(&self.excepted()).iter().all(|alive| alive.identity == subject);
+        if is_stopped && is_alone() {
+            act::go_on_living(cast);
+            verdict
+                .notes
+                .push("lariat itself was stopped when all others were gone, and continued".to_owned());
+        }
+    }
+
+    /// Watches an ending that leaves what the next command has to find.
+    fn watch_sweep(
+        &mut self,
+        later: act::Later,
+        began: Instant,
+        verdict: &mut Verdict,
+    ) -> Result<(), Trouble> {
+        let settled = began + if later.at.is_some() { SETTLES_WITHIN * 4 } else { SETTLES_WITHIN };
+        while !self.is_deserted() && Instant::now() < settled {
+            self.hall.listen();
+            self.wait_for_something(settled, None);
+        }
+        let before = self.survivors();
+        verdict.before_sweep = Some(before.len());
+        verdict.members = self.hall.members.len();
+        let arguments: &[&str] = match self.spec.ending.is_of_stack() {
+            true => &["down", "--yes"],
+            false if self.subject.has_sweep => &["sweep", "--all", "--yes"],
+            false => {
+                verdict.notes.push("this lariat has no `sweep`".to_owned());
+                return Ok(());
+            }
+        };
+        let command = self.lariat(arguments)?;
+        let deadline = Instant::now() + SWEEPS_WITHIN;
+        while !command.pidfd.has_exited().unwrap_or(true) && Instant::now() < deadline {
+            self.hall.listen();
+            self.wait_for_something(deadline, Some(&command));
+        }
+        verdict.hung = !command.pidfd.has_exited().unwrap_or(true);
+        let after = self.survivors();
+        verdict.after_sweep = Some(after.len());
+        if after.is_empty() {
+            verdict.gone_after_ms = Some(millis(began.elapsed()));
+        } else if self.spec.tree.hides_from_sweep() {
+            verdict
+                .notes
+                .push(format!("hidden from every search, offered by name only: {}", after.join(", ")));
+        } else {
+            verdict.survivors = after;
+            verdict.notes.push(format!("the command says: {}", self.output()));
+        }
+        self.hear_last_words();
+        Ok(())
+    }
+
+    /// Returns everybody who is alive, and comes back empty only if the kernel says that nobody is there.
+    fn survivors(&self) -> Vec<String> {
+        let deadline = Instant::now() + FOUND_WITHIN;
+        loop {
+            let is_deserted = self.is_deserted();
+            let left = self.everybody();
+            if is_deserted || !left.is_empty() {
+                return left;
+            }
+            if Instant::now() >= deadline {
+                return vec!["somebody whom no walk finds".to_owned()];
+            }
+        }
+    }
+
+    fn everybody(&self) -> Vec<String> {
+        let members: Vec<Identity> = self.hall.members.iter().map(|member| member.identity).collect();
+        let alive = census::everybody(&members, &self.marker, &self.excepted());
+        let name = |alive: &census::Alive| {
+            let member = self.hall.members.iter().find(|member| member.identity == alive.identity);
+            member.map_or(alive.shown.clone(), |member| format!("{} {}", member.name, alive.shown))
+        };
+        alive.iter().map(name).collect()
+    }
+
+    /// Words of those who are gone may still be on their way.
+    fn hear_last_words(&mut self) {
+        self.hall.listen();
+        let deadline = Instant::now() + LAST_WORD;
+        while self.hall.members.iter().any(|m| m.is_graceful && !m.is_clean) && Instant::now() < deadline {
+            let mut fds = [PollFd::new(&self.hall, PollFlags::IN)];
+            if poll(&mut fds, Some(deadline)).is_ok_and(|ready| ready == 0) {
+                break;
+            }
+            self.hall.listen();
+        }
+    }
+
+    fn look_at_ports(&self, verdict: &mut Verdict) {
+        let is_declared = verdict.after_sweep.is_none() && verdict.before_sweep.is_some();
+        if !is_declared {
+            let held = self.hall.held.iter().filter(|held| !held.is_free());
+            verdict.ports = held.map(|Held { kind, place }| format!("{kind} {place}")).collect();
+        }
+    }
+
+    fn look_at_grace(&self, taken_along: &[Identity], verdict: &mut Verdict) {
+        let twice = self.hall.members.iter().filter(|member| member.told > 1);
+        verdict.told_twice = twice.map(|member| member.name.clone()).collect();
+        let is_judged =
+            matches!(self.spec.promise().grace, Grace::All | Grace::AllButTheFirst | Grace::OutsideTheGroup);
+        if !is_judged || !self.spec.tree.is_cooperative {
+            return;
+        }
+        let ends_leader = self.spec.ending.asks_the_leader()
+            || self.spec.ending == Ending::LeaderKilled
+            || self.spec.promise().grace == Grace::AllButTheFirst;
+        let denied = self.hall.members.iter().filter(|member| {
+            let is_excused =
+                taken_along.contains(&member.identity) || (ends_leader && member.name == "leader");
+            member.is_graceful && !member.is_clean && !is_excused
+        });
+        verdict.denied = denied.map(|member| format!("{} {}", member.name, member.identity)).collect();
+    }
+
+    /// Returns the end of what the subject has said.
+    fn output(&self) -> String {
+        let text = std::fs::read(self.dir.join("output")).unwrap_or_default();
+        let text = String::from_utf8_lossy(&text).into_owned();
+        let lines: Vec<&str> = text.lines().rev().take(6).collect();
+        lines.into_iter().rev().collect::<Vec<_>>().join(" | ")
+    }
+
+    /// Ends what is left, and removes the cell's directory.
+    fn close(mut self, verdict: &mut Verdict) {
+        if let Some(cast) = self.cast.take() {
+            act::dismiss(&cast);
+        }
+        let members: Vec<Identity> = self.hall.members.iter().map(|member| member.identity).collect();
+        if !census::end_everybody(&members, &self.marker, &[]) {
+            verdict.notes.push("what is left could not be killed; it ends by its own timers".to_owned());
+        }
+        // It is a temporary directory; what stays of it goes with the drill's.
+        let _ = std::fs::remove_dir_all(&self.dir);
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn open_terminal() -> Result<(OwnedFd, PathBuf), Trouble> {
+    let opened = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).and_then(|master| {
+        grantpt(&master)?;
+        unlockpt(&master)?;
+        rustix::io::ioctl_fionbio(&master, true)?;
+        let name = ptsname(&master, Vec::new())?;
+        Ok((master, PathBuf::from(OsString::from_vec(name.into_bytes()))))
+    });
+    opened.map_err(|errno| format!("opening a terminal: {errno}"))
+}

@@ -1,0 +1,108 @@
+//! The place of a drill: temporary directories of its own, in which home, state and runtime directories are, so that no
+//! real run of the user is seen or touched.
+
+use std::ffi::{CString, OsString};
+use std::os::unix::ffi::OsStringExt;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use crate::census::MARKER;
+use crate::promise::Containment;
+
+/// The variable that names a copy of the executable on the drill's file system.
+pub(crate) const COPY_VARIABLE: &str = "LARIAT_DRILL_COPY";
+
+/// What plays lariat's part.
+#[derive(Clone, Debug)]
+pub struct Subject {
+    /// The program, called with lariat's arguments.
+    pub program: PathBuf,
+    /// The executable that the members are.
+    pub members: PathBuf,
+    /// Whether the program has a verb `sweep`.
+    pub has_sweep: bool,
+}
+
+/// The directories of a drill. They are removed when it is dropped, by the process that made them.
+#[derive(Debug)]
+pub struct Stage {
+    dir: PathBuf,
+    token: String,
+    owner: i32,
+}
+
+impl Stage {
+    /// Makes the directories.
+    ///
+    /// # Errors
+    /// There is no temporary directory that can be written.
+    pub fn new(subject: &Subject) -> std::io::Result<Self> {
+        let mut random = [0; 6];
+        lariat_sys::process::fill_random(&mut random)?;
+        let token: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
+        let dir = std::env::temp_dir().join(format!("lariat-drill-{token}"));
+        // Members that became another user have to find the judge's socket: they may enter, and not look around.
+        std::fs::DirBuilder::new().mode(0o711).create(&dir)?;
+        let stage = Self { dir, token, owner: lariat_sys::process::pid() };
+        std::fs::create_dir(stage.dir.join("home"))?;
+        // Without a copy the one tree that needs it makes one of its own.
+        let _ = std::fs::copy(&subject.members, stage.copy());
+        Ok(stage)
+    }
+
+    fn copy(&self) -> PathBuf {
+        self.dir.join("copy")
+    }
+
+    /// Returns what everything that is started in the drill carries in its environment.
+    pub(crate) fn token(&self) -> &str {
+        &self.token
+    }
+
+    /// Makes the directories of one cell and returns the cell's own. Runs of cells are apart, so that the search for
+    /// leftovers in one finds nothing of another.
+    pub(crate) fn cell(&self, number: usize) -> std::io::Result<PathBuf> {
+        let dir = self.dir.join(number.to_string());
+        std::fs::DirBuilder::new().mode(0o755).create(&dir)?;
+        std::fs::set_permissions(&dir, std::fs::Permissions::from_mode(0o755))?;
+        for name in ["runtime", "state", "project"] {
+            std::fs::DirBuilder::new().mode(0o700).create(dir.join(name))?;
+        }
+        Ok(dir)
+    }
+
+    /// Returns the environment of a cell.
+    pub(crate) fn environment(&self, cell: &Path, marker: &str, containment: Containment) -> Vec<CString> {
+        let path = std::env::var_os("PATH").unwrap_or_else(|| "/usr/local/bin:/usr/bin:/bin".into());
+        let pairs: Vec<(&str, OsString)> = vec![
+            ("PATH", path),
+            ("HOME", self.dir.join("home").into()),
+            ("TMPDIR", self.dir.clone().into()),
+            ("XDG_RUNTIME_DIR", cell.join("runtime").into()),
+            ("XDG_STATE_HOME", cell.join("state").into()),
+            ("LANG", "C.UTF-8".into()),
+            ("TERM", "dumb".into()),
+            (MARKER, marker.into()),
+            (COPY_VARIABLE, self.copy().into()),
+        ];
+        let chosen = containment.variable().map(|(name, value)| (name, OsString::from(value)));
+        pairs.into_iter().chain(chosen).filter_map(|(name, value)| c_pair(name, value)).collect()
+    }
+}
+
+fn c_pair(name: &str, value: OsString) -> Option<CString> {
+    let mut text = OsString::from(name);
+    text.push("=");
+    text.push(value);
+    CString::new(text.into_vec()).ok()
+}
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        // A forked copy of this value is not the one that made the directories.
+        if lariat_sys::process::pid() == self.owner {
+            // What cannot be removed is in a temporary directory.
+            let _ = std::fs::remove_dir_all(&self.dir);
+        }
+    }
+}
