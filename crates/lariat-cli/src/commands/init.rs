@@ -99,6 +99,7 @@ const MORE: &str = "
 # stop    = { signal = \"INT\", grace = \"8s\" }         # TERM and 10 s by default, then KILL
 # restart = \"on-failure\"                            # no | on-failure | always
 # daemon  = true                                    # for a program that goes to the background by itself
+# isolation = \"pid\"                                 # none | pid: ended by the kernel should lariat be killed
 #
 # [stack]
 # deadline = \"15s\"                                  # for a stop of the whole stack

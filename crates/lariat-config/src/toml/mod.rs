@@ -5,6 +5,7 @@
 //! programs use for them.
 
 mod after;
+mod isolation;
 mod node;
 mod ready;
 mod service;

@@ -4,11 +4,11 @@ use std::ffi::OsString;
 use std::ops::Range;
 use std::path::PathBuf;
 
-use lariat::service::spec::{CommandSpec, Endpoint, Isolation, PortSpec, ReadyCheck, ReadySpec, RestartWhen};
+use lariat::service::spec::{CommandSpec, Endpoint, PortSpec, ReadyCheck, ReadySpec, RestartWhen};
 use toml::de::{DeTable, DeValue};
 
-use super::node::{self, Keys, Node, Words};
-use super::{after, ready, stack, stop};
+use super::node::{self, Keys, Node};
+use super::{after, isolation, ready, stack, stop};
 use crate::diagnostic::{Code, Sink};
 use crate::draft::{At, ServiceDraft};
 use crate::suggest::quoted;
@@ -61,7 +61,9 @@ pub(super) const KEYS: Keys = Keys {
         ("daemonize", "daemon"),
         ("background", "daemon"),
         ("isolate", "isolation"),
+        ("isolated", "isolation"),
         ("namespace", "isolation"),
+        ("namespaces", "isolation"),
         ("sandbox", "isolation"),
     ],
     elsewhere: &[
@@ -85,13 +87,6 @@ pub(super) const KEYS: Keys = Keys {
         ("env_file", "files with variables are not read: put them in `env`, or start lariat with them set"),
         ("name", "the name is in the table's title: `[service.NAME]`"),
     ],
-};
-
-const ISOLATIONS: Words<Isolation> = Words {
-    noun: "an isolation",
-    code: Code::Isolation,
-    known: &[("none", Isolation::None), ("pid", Isolation::Pid)],
-    guessed: &[("namespace", "pid"), ("pidns", "pid"), ("true", "pid"), ("false", "none")],
 };
 
 /// Reads one service. The name has been checked.
@@ -131,8 +126,7 @@ pub(super) fn read(name: At<String>, table: &DeTable<'_>, sink: &mut Sink) -> Se
         daemon_restart(&service, restart.span(), daemon.span(), sink);
     }
     if let Some(found) = node::get(table, "isolation") {
-        let text = node::string(sink, "isolation", found, "isolation = \"pid\"");
-        service.isolation = text.and_then(|text| node::word(sink, &text, &ISOLATIONS)).unwrap_or_default();
+        service.isolation = isolation::read(found, sink);
     }
     port_variable(&service, sink);
     service

@@ -91,13 +91,13 @@ pub fn life_of(run: &RunId, dirs: &UserDirs, process: Identity) -> Life {
     let boot = BootId::read().ok().map(|boot| boot.to_string());
     // A directory that cannot be read says nothing of anybody.
     let files = dirs.at_runtime_all().into_iter().flat_map(|place| command::list(&place).unwrap_or_default());
-    let records: Vec<Box<CommandRecord>> = files
+    let records: Vec<CommandRecord> = files
         .filter_map(|file| match file.loaded {
-            command::Loaded::Record(record) => Some(record),
+            command::Loaded::Record(record) => Some(*record),
             _ => None,
         })
         .collect();
-    let guards = |record: &Box<CommandRecord>| [record.supervisor.into(), record.keeper.into()];
+    let guards = |record: &CommandRecord| [record.supervisor.into(), record.keeper.into()];
     let records =
         records.iter().filter(|record| record.marker == *run && Some(&record.boot) == boot.as_ref());
     match records.flat_map(guards).find(Identity::is_alive) {
