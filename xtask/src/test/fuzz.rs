@@ -83,10 +83,13 @@ impl Fuzz {
     /// Runs a target; returns whether it failed, and what it said.
     fn run(&self, target: &str, seconds: u64) -> Result<(bool, String)> {
         let kept = self.root.with_file_name("target").join("fuzz");
-        let (corpus, artifacts) = (kept.join("corpus").join(target), kept.join("artifacts"));
-        if target == CONTROL && corpus.exists() {
+        let (corpus, artifacts) = match target {
+            CONTROL => (kept.join("control/corpus"), kept.join("control/artifacts")),
+            _ => (kept.join("corpus").join(target), kept.join("artifacts")),
+        };
+        if target == CONTROL && kept.join(target).exists() {
             // What was found once would be found at once, and prove nothing.
-            fs::remove_dir_all(&corpus)?;
+            fs::remove_dir_all(kept.join(target))?;
         }
         for place in [&corpus, &artifacts] {
             fs::create_dir_all(place).with_context(|| format!("could not make {}", place.display()))?;
