@@ -182,7 +182,12 @@ fn the_supervisor_dies_at_each_step_of_the_keeper() {
 
 #[test]
 fn the_keeper_dies_at_each_of_its_steps() {
-    at_every_step(Victims::Keeper(0), |who| who != Who::Supervisor);
+    at_every_step(Victims::Keeper(0), |who| who == Who::Keeper(0));
+}
+
+#[test]
+fn the_keeper_dies_at_each_step_between_clone_and_exec() {
+    at_every_step(Victims::Keeper(0), |who| who == Who::Child(0));
 }
 
 #[test]
@@ -197,7 +202,12 @@ fn both_die_at_each_step_of_the_supervisor() {
 
 #[test]
 fn both_die_at_each_step_of_the_keeper() {
-    at_every_step(Victims::All, |who| who != Who::Supervisor);
+    at_every_step(Victims::All, |who| who == Who::Keeper(0));
+}
+
+#[test]
+fn both_die_at_each_step_between_clone_and_exec() {
+    at_every_step(Victims::All, |who| who == Who::Child(0));
 }
 
 /// One after the other, some steps apart: the one that is left has begun to end everything.
@@ -207,7 +217,7 @@ fn both_die_one_after_the_other() {
     let mut chance = Chance::new();
     let Some(dry) = run(&arena, "dry", None) else { return };
     let calls = dry.trace.calls();
-    for round in 0..rounds(200) {
+    for round in 0..rounds(120) {
         let (who, first, second) = chance.pick(&[
             (Who::Supervisor, Victims::Supervisor, Victims::Keeper(0)),
             (Who::Keeper(0), Victims::Keeper(0), Victims::Supervisor),

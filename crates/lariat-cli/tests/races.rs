@@ -87,7 +87,7 @@ fn assert_empty(arena: &Arena, what: &str) {
 fn any_tree_under_any_ending_at_any_moment() {
     let arena = Arena::new();
     let mut chance = Chance::new();
-    for round in 0..rounds(60) {
+    for round in 0..rounds(40) {
         let is_storm = chance.below(3) == 0;
         let tree = chance.pick(if is_storm { STORMS } else { POLITE });
         let manner = chance.pick(&["plain", "graceful", "graceful", "stubborn"]);
@@ -126,7 +126,7 @@ fn any_tree_under_any_ending_at_any_moment() {
 fn both_die_at_once_or_nearly_so() {
     let arena = Arena::new();
     let mut chance = Chance::new();
-    for round in 0..rounds(60) {
+    for round in 0..rounds(40) {
         let tree = chance.pick(POLITE);
         let facts = arena.facts(&round.to_string());
         let running = run(&arena, &["--grace", "20s"], tree, "graceful", &facts).start();
