@@ -34,8 +34,19 @@ const ACTING: &[(&[&str], &[Allowed])] = &[
                 "held only if it has its number after its stat was read",
             ),
             (
-                "crates/lariat/src/ledger/recover.rs",
-                "never signalled; its inode counts only if it kept its number",
+                "crates/lariat/src/ledger/recover/snapshot.rs",
+                "its inode counts only if it kept its number; the newborn are judged after they were opened",
+            ),
+            ("crates/lariat-keeper/src/client.rs", "the calling process itself"),
+            ("crates/lariat-sys/src/cgroup/mod.rs", "still listed as a member after it was opened"),
+            (
+                "crates/lariat-cli/src/commands/doctor/machine.rs",
+                "the calling process, and our own unreaped child",
+            ),
+            ("crates/lariat-drill/src/act.rs", "an actor that holds still until the drill has opened it"),
+            (
+                "crates/lariat-drill/src/member/attacks.rs",
+                "a hostile member, which is to attack lariat by its number",
             ),
             ("crates/lariat-cli/src/run/ties.rs", "the parent, asked for again after it was opened"),
         ],

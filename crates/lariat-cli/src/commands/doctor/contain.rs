@@ -1,6 +1,10 @@
 //! The containments of this build, and whether each can be had on this machine.
 
+use std::path::{Path, PathBuf};
+
+use lariat::containment::{self, Candidates};
 use lariat_drill::promise::Containment;
+use lariat_keeper::contain::choose;
 
 /// Whether a containment can be had.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -21,13 +25,71 @@ pub(super) struct Entry {
 }
 
 /// Every containment that this build knows, the one that is always there first.
-pub(super) const ENTRIES: &[Entry] =
-    &[Entry { containment: Containment::Lineage, used: "always", probe: lineage }];
+pub(super) const ENTRIES: &[Entry] = &[
+    Entry { containment: Containment::Lineage, used: "always", probe: lineage },
+    Entry {
+        containment: Containment::Cgroup,
+        used: "by itself, where it can be had; LARIAT_CONTAINMENT=lineage does without",
+        probe: cgroup,
+    },
+    Entry {
+        containment: Containment::Namespace,
+        used: "with `lariat run --isolate`, or `isolation = \"pid\"` of a service",
+        probe: namespace,
+    },
+];
+
+/// The program that is started to try something out: this one.
+const OURSELVES: &str = "/proc/self/exe";
 
 /// Returns those that this machine has.
 pub(super) fn available() -> Vec<Containment> {
     let has = |entry: &&Entry| matches!((entry.probe)(), Found::Available(_));
     ENTRIES.iter().filter(has).map(|entry| entry.containment).collect()
+}
+
+/// A directory of the cgroup hierarchy in which a process of ours could be born, seen, killed and forgotten.
+fn cgroup() -> Found {
+    let environment: Vec<_> = std::env::vars_os().collect();
+    let given = std::env::var_os("LARIAT_CGROUP").filter(|value| !value.is_empty()).map(PathBuf::from);
+    let choice = containment::choose(&Candidates {
+        given: given.as_deref(),
+        may_ask_systemd: true,
+        environment: &environment,
+        executable: Path::new(OURSELVES),
+    });
+    let refused: Vec<String> = choice
+        .refused
+        .iter()
+        .map(|refused| {
+            let path = refused.path.as_ref().map(|path| format!(" ({})", path.display()));
+            format!("{}{}: {}", refused.source, path.unwrap_or_default(), refused.reason)
+        })
+        .collect();
+    match choice.base {
+        Some(base) => Found::Available(format!("{}, {}", base.source, base.path.display())),
+        None => Found::Missing {
+            why: refused.join("; "),
+            hint: Some(
+                "a login session of systemd's delegates one; or let LARIAT_CGROUP name a directory of yours"
+                    .into(),
+            ),
+        },
+    }
+}
+
+/// A pid namespace whose number 1 is a process of ours.
+fn namespace() -> Found {
+    match choose::probe_namespaces(Path::new(OURSELVES)) {
+        Ok(true) => Found::Available("with a user namespace around it".into()),
+        Ok(false) => Found::Available("by our own rights".into()),
+        Err(refusal) => Found::Missing {
+            why: refusal.to_string(),
+            hint: Some(
+                "an ordinary user needs user namespaces, and a /proc that nothing is mounted over".into(),
+            ),
+        },
+    }
 }
 
 /// Descent needs `/proc` of our own pid namespace, and a kernel that knows subreapers.

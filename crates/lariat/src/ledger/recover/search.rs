@@ -160,6 +160,7 @@ impl<'a> Search<'a> {
             {
                 self.add(process, Why::Marked, mark.service.clone());
             }
+            // HAZARD(member-of-another-user): whatever else would say whose it is may not be read.
             if self.clues.left.iter().any(|left| left.is_same(&process.identity)) {
                 self.add(process, Why::Left, None);
             }
