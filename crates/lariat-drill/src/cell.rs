@@ -464,7 +464,8 @@ impl<'a> Judge<'a> {
         verdict.after_sweep = Some(after.len());
         if after.is_empty() {
             verdict.gone_after_ms = Some(millis(began.elapsed()));
-        } else if self.spec.tree.hides_from_sweep() {
+        } else if self.spec.containment == Containment::Lineage && self.spec.tree.hides_from_sweep() {
+            // In a cgroup nobody hides.
             verdict
                 .notes
                 .push(format!("hidden from every search, offered by name only: {}", after.join(", ")));

@@ -109,7 +109,8 @@ struct Drill<'a> {
     cells: Vec<Verdict>,
     /// Verdicts of trees whose row is not complete.
     rows: BTreeMap<(String, String), Vec<Verdict>>,
-    shown: Vec<String>,
+    /// The containment that the row shown last was judged under.
+    shown: Option<String>,
 }
 
 /// The whole drill as data.
@@ -136,7 +137,7 @@ impl<'a> Drill<'a> {
             done: 0,
             cells: Vec::new(),
             rows: BTreeMap::new(),
-            shown: Vec::new(),
+            shown: None,
         }
     }
 
@@ -153,7 +154,7 @@ impl<'a> Drill<'a> {
         self.total = plans.iter().map(Plan::len).sum();
         let mut outcome = Outcome::Done;
         for plan in plans {
-            self.shown.clear();
+            self.shown = None;
             let judged = drill::run(plan, &stage, subject, guard, &mut |verdict| self.take(plan, verdict));
             outcome = judged.map_err(|errno| {
                 Failure::new(ExitCode::Trouble, "could not go on with the drill").because(errno)
@@ -194,8 +195,9 @@ impl<'a> Drill<'a> {
             return;
         }
         self.clear_progress();
-        if !self.shown.contains(&key.0) {
-            self.shown.push(key.0.clone());
+        // Cells are judged side by side, so a row may be complete when those of the next containment have begun.
+        if self.shown.as_ref() != Some(&key.0) {
+            self.shown = Some(key.0.clone());
             let containment = plan.containments.iter().find(|containment| containment.name() == key.0);
             if let Some(containment) = containment {
                 self.output.print(matrix::head(*containment, &plan.endings));
