@@ -56,17 +56,6 @@ fn own() -> std::ffi::OsString {
     subject::lariat(env!("CARGO_BIN_EXE_lariat"))
 }
 
-/// Says that a test is skipped where this machine gives us no namespaces, by another program's word.
-fn has_namespaces(arena: &Arena) -> bool {
-    let Some(unshare) = needs::program("unshare") else { return false };
-    let user: &[&str] = if is_root() { &[] } else { &["-U", "--map-root-user"] };
-    let ending = arena.command(unshare).args(user).args(["-fp", "--mount-proc", "true"]).run();
-    if ending.code() != Some(0) {
-        needs::skip(&format!("no pid namespaces: {}", ending.err()));
-    }
-    ending.code() == Some(0)
-}
-
 fn grace(manner: &str, end: End) -> &'static str {
     match (manner, end) {
         // Longer than any patience: what the kernel ends must not have to wait for it.
@@ -80,7 +69,7 @@ fn run_cell(shape: &Shape, end: End) {
     let Shape(_, _, has_manners) = shape;
     for manner in if *has_manners { &MANNERS[..] } else { &MANNERS[..1] } {
         let mut arena = Arena::new();
-        if !has_namespaces(&arena) {
+        if !arena.has_pid_namespaces() {
             return;
         }
         run_one(&mut arena, shape, manner, end, true);
@@ -251,7 +240,7 @@ fn runs_inside_runs_are_ended_from_outside() {
     for nest in [&["--isolate", ""][..], &["", "--isolate"], &["--isolate", "--isolate", "", "--isolate"]] {
         for is_kill in [false, true] {
             let arena = Arena::new();
-            if !has_namespaces(&arena) {
+            if !arena.has_pid_namespaces() {
                 return;
             }
             let facts = arena.facts("f");
@@ -283,7 +272,7 @@ fn runs_inside_runs_are_ended_from_outside() {
 #[test]
 fn codes_and_deaths_pass_through() {
     let arena = Arena::new();
-    if !has_namespaces(&arena) {
+    if !arena.has_pid_namespaces() {
         return;
     }
     let run =
@@ -302,7 +291,7 @@ fn codes_and_deaths_pass_through() {
 #[test]
 fn no_member_can_kill_the_keeper() {
     let arena = Arena::new();
-    if !has_namespaces(&arena) {
+    if !arena.has_pid_namespaces() {
         return;
     }
     let script = "for signal in KILL STOP TERM SEGV; do kill -$signal 1 || exit 9; done; kill -0 1 && exit 5";
@@ -313,7 +302,7 @@ fn no_member_can_kill_the_keeper() {
 #[test]
 fn a_keeper_that_was_stopped_hears_of_its_supervisors_death() {
     let arena = Arena::new();
-    if !has_namespaces(&arena) {
+    if !arena.has_pid_namespaces() {
         return;
     }
     let facts = arena.facts("f");
@@ -364,7 +353,7 @@ fn who_entered_from_outside_holds_nobody_up() {
 #[test]
 fn numbers_are_those_outside() {
     let arena = Arena::new();
-    if !has_namespaces(&arena) {
+    if !arena.has_pid_namespaces() {
         return;
     }
     let facts = arena.facts("f");
@@ -400,7 +389,7 @@ fn refused(arena: &Arena, unshare: &[&str], script: &str) -> String {
 fn without_a_namespace_nothing_starts_and_the_reason_is_said() {
     let setpriv = need!("setpriv");
     let arena = Arena::new();
-    if !has_namespaces(&arena) {
+    if !arena.has_pid_namespaces() {
         return;
     }
     let bare = format!("{setpriv} --inh-caps=-all --ambient-caps=-all --bounding-set=-all");

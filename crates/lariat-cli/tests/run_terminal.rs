@@ -13,7 +13,7 @@ fn path() -> String {
     subject::lariat(env!("CARGO_BIN_EXE_lariat")).into_string().expect("a plain path")
 }
 
-/// An interactive bash in a terminal, with `L` for `lariat run --`.
+/// An interactive bash in a terminal, with `L` for `lariat run --` and `I` for the same with isolation.
 struct Shell {
     arena: Arena,
     pty: Pty,
@@ -27,6 +27,7 @@ impl Shell {
         let command = arena.command(bash).args(["--norc", "--noprofile", "--noediting", "-i"]);
         let command =
             command.env("PS1", "prompt> ").env("L", format!("{} run --", path())).env("F", fixture::path());
+        let command = command.env("I", format!("{} run --isolate --", path()));
         let bash = pty.start(command.env("HISTFILE", "/dev/null"));
         pty.wait_for("prompt> ");
         Self { arena, pty, bash }
@@ -79,11 +80,14 @@ impl Shell {
     }
 }
 
-/// Runs the steps with and without lariat, so that a test cannot ask more of lariat than of the bare command.
+/// Runs the steps without and with lariat, and with isolation: a test cannot ask more of lariat than of the bare command.
 fn both(mut steps: impl FnMut(&mut Shell, &str)) {
     let Some(bash) = lariat_testkit::needs::program("bash") else { return };
-    for prefix in ["", "$L "] {
+    for prefix in ["", "$L ", "$I "] {
         let mut shell = Shell::new(&bash);
+        if prefix == "$I " && !shell.arena.has_pid_namespaces() {
+            return shell.finish();
+        }
         steps(&mut shell, prefix);
         shell.finish();
     }
@@ -120,7 +124,7 @@ fn a_script_that_loops_ends_too() {
         let text =
             format!("#!/bin/bash\nfor i in 1 2 3; do {own} --facts {dir}; echo again; done\necho after\n");
         let script = shell.arena.script("script", &text);
-        shell.line(&format!("export L F; {}", script.display()));
+        shell.line(&format!("export L I F; {}", script.display()));
         facts.wait_for("ready");
         shell.pty.send(INTERRUPT);
         shell.wait_for_prompt();
@@ -265,6 +269,25 @@ fn a_shell_inside_has_jobs_of_its_own() {
         shell.line("exit 9");
         shell.wait_for_prompt();
         assert_eq!(shell.answer("echo \"<$?>\""), "<9>");
+    });
+}
+
+/// A shell gives the terminal back to the group that had it, which it cannot name from within a namespace.
+#[test]
+fn a_script_reads_on_after_a_shell_inside() {
+    let bash = need!("bash");
+    both(|shell, prefix| {
+        let text = format!(
+            "#!/bin/bash\nPS1='inn''er> ' {prefix}{bash} --norc --noprofile --noediting -i\nread -r word\necho \"<$word>\"\n"
+        );
+        let script = shell.arena.script("script", &text);
+        shell.line(&format!("export L I F; {}", script.display()));
+        shell.pty.wait_for("inner> ");
+        shell.line("exit 9");
+        shell.pty.wait_for("exit");
+        shell.pty.send("word\n");
+        shell.pty.wait_for("<word>");
+        shell.wait_for_prompt();
     });
 }
 

@@ -4,9 +4,7 @@
 use std::fmt::Write as _;
 
 use lariat_testkit::census::{self, Seen};
-use lariat_testkit::{
-    Arena, Facts, PATIENCE, Stack, fixture, is_root, need, needs, net, subject, wait_until,
-};
+use lariat_testkit::{Arena, Facts, PATIENCE, Stack, fixture, need, needs, net, subject, wait_until};
 
 const LARIAT: &str = env!("CARGO_BIN_EXE_lariat");
 
@@ -17,17 +15,6 @@ enum End {
     KillSupervisor,
     KillKeeper,
     KillAll,
-}
-
-/// Says that a test is skipped where this machine gives us no namespaces, by another program's word.
-fn has_namespaces(arena: &Arena) -> bool {
-    let Some(unshare) = needs::program("unshare") else { return false };
-    let user: &[&str] = if is_root() { &[] } else { &["-U", "--map-root-user"] };
-    let ending = arena.command(unshare).args(user).args(["-fp", "--mount-proc", "true"]).run();
-    if ending.code() != Some(0) {
-        needs::skip(&format!("no pid namespaces: {}", ending.err()));
-    }
-    ending.code() == Some(0)
 }
 
 /// A server: how it is run at a port, how that is asked, and what its output must say if it was allowed to finish.
@@ -77,7 +64,7 @@ fn node(arena: &mut Arena) -> Option<Server> {
 
 fn drive(make: fn(&mut Arena) -> Option<Server>, end: End) {
     let mut arena = Arena::new();
-    let Some(server) = make(&mut arena).filter(|_| has_namespaces(&arena)) else { return };
+    let Some(server) = make(&mut arena).filter(|_| arena.has_pid_namespaces()) else { return };
     let toml = format!("[service.server]\nisolation = 'pid'\n{}", server.toml);
     let stack = Stack::new(&arena, LARIAT, "isolated", &toml);
     let up = stack.up(&arena);
@@ -162,7 +149,7 @@ fn keeper(arena: &Arena, stack: &Stack) -> Seen {
 #[test]
 fn people_and_the_ledger_see_the_machines_numbers() {
     let arena = Arena::new();
-    if !has_namespaces(&arena) {
+    if !arena.has_pid_namespaces() {
         return;
     }
     let (stack, facts) = project(&arena, "daemon", "--leave 1", "stop = { grace = '20s' }\n");
@@ -185,7 +172,7 @@ fn people_and_the_ledger_see_the_machines_numbers() {
 #[test]
 fn ps_and_the_ledger_name_the_leader_by_its_number_outside() {
     let arena = Arena::new();
-    if !has_namespaces(&arena) {
+    if !arena.has_pid_namespaces() {
         return;
     }
     let (stack, facts) = project(&arena, "alone", "--manner graceful", "");
@@ -218,7 +205,7 @@ fn ps_and_the_ledger_name_the_leader_by_its_number_outside() {
 #[test]
 fn a_daemon_by_design_is_up_while_it_lives() {
     let arena = Arena::new();
-    if !has_namespaces(&arena) {
+    if !arena.has_pid_namespaces() {
         return;
     }
     let (stack, facts) = project(&arena, "daemon", "--leave 1 --code 0 --manner graceful", "daemon = true\n");
@@ -237,7 +224,7 @@ fn a_daemon_by_design_is_up_while_it_lives() {
 #[test]
 fn a_service_comes_back_after_its_keeper_was_killed() {
     let arena = Arena::new();
-    if !has_namespaces(&arena) {
+    if !arena.has_pid_namespaces() {
         return;
     }
     let (stack, facts) = project(&arena, "disguised", "--manner stubborn", "restart = 'on-failure'\n");
@@ -260,7 +247,7 @@ fn a_service_comes_back_after_its_keeper_was_killed() {
 #[test]
 fn services_of_both_kinds_live_in_one_stack() {
     let arena = Arena::new();
-    if !has_namespaces(&arena) {
+    if !arena.has_pid_namespaces() {
         return;
     }
     let own = subject::lariat(LARIAT).into_string().expect("a plain path");
@@ -289,7 +276,7 @@ fn services_of_both_kinds_live_in_one_stack() {
 fn without_a_namespace_no_service_of_the_stack_starts() {
     let unshare = need!("unshare");
     let arena = Arena::new();
-    if !has_namespaces(&arena) {
+    if !arena.has_pid_namespaces() {
         return;
     }
     let toml = "[service.a]\nrun = 'touch started'\n[service.b]\nisolation = 'pid'\nrun = 'touch started'\n";

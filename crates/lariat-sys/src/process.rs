@@ -3,6 +3,7 @@
 //! Responsible for calls on the calling process as a whole. Signals are in [`signal`](crate::signal).
 
 use std::ffi::{CStr, c_char, c_int};
+use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 
 use crate::signal::Signal;
@@ -59,6 +60,24 @@ pub fn set_parent_death(signal: Signal) -> Result<()> {
 /// [`Errno::PERM`](crate::Errno::PERM) for a leader of a process group.
 pub fn setsid() -> Result<()> {
     rustix::process::setsid().map(drop)
+}
+
+/// Says whether our process group is the one in front of this terminal.
+pub fn is_in_front(terminal: impl AsFd) -> bool {
+    rustix::termios::tcgetpgrp(terminal).is_ok_and(|group| group == rustix::process::getpgrp())
+}
+
+/// Puts our process group in front of this terminal if the group that is there has no members any more. The caller
+/// blocks TTOU, or is stopped for asking from behind.
+///
+/// # Errors
+/// As tcsetpgrp(3) says, for instance [`Errno::NOTTY`](crate::Errno::NOTTY) for one that is not ours.
+pub fn come_to_front(terminal: impl AsFd) -> Result<()> {
+    let front = rustix::termios::tcgetpgrp(&terminal)?;
+    match rustix::process::test_kill_process_group(front) {
+        Err(crate::Errno::SRCH) => rustix::termios::tcsetpgrp(terminal, rustix::process::getpgrp()),
+        _ => Ok(()),
+    }
 }
 
 /// Sets the calling thread's name; in the main thread that is the process's name, as `ps` and `killall` know it.

@@ -320,6 +320,22 @@ impl Arena {
         assert!(leaks.is_empty(), "{leaks}");
     }
 
+    /// Returns whether we are given pid namespaces here, by another program's word; says that the test is skipped
+    /// otherwise.
+    ///
+    /// # Panics
+    /// As [`needs::skip`].
+    #[track_caller]
+    pub fn has_pid_namespaces(&self) -> bool {
+        let Some(unshare) = needs::program("unshare") else { return false };
+        let user: &[&str] = if is_root() { &[] } else { &["-U", "--map-root-user"] };
+        let ending = self.command(unshare).args(user).args(["-fp", "--mount-proc", "true"]).run();
+        if ending.code() != Some(0) {
+            needs::skip(&format!("no pid namespaces: {}", ending.err()));
+        }
+        ending.code() == Some(0)
+    }
+
     fn kill_everybody(&self) {
         let _ = wait_at_most(CLEANING, || {
             let left = self.alive();

@@ -19,6 +19,16 @@ const PEERS: &[(&str, &[&str])] = &[
     ("catatonit", &["catatonit", "--"]),
     ("dumb-init", &["dumb-init", "--"]),
 ];
+/// What lariat is compared with in a pid namespace.
+const UNSHARE: &str = "unshare";
+/// As root, for both, and without rights.
+const NAMESPACES: [(&str, &[&str]); 3] = [
+    (UNSHARE, &["unshare", "-fp", "--mount-proc", "--"]),
+    ("bwrap", &["bwrap", "--unshare-pid", "--dev-bind", "/", "/", "--proc", "/proc", "--"]),
+    (UNSHARE, &["unshare", "-Urfp", "--mount-proc", "--"]),
+];
+/// The command that does nothing.
+const TRUE: &str = "true";
 /// Longest time for one command.
 const LIMIT: Duration = Duration::from_secs(5);
 /// Rounds that are thrown away: caches fill.
@@ -36,15 +46,42 @@ pub(super) fn measure(bench: &Bench, report: &mut Report) -> Result<()> {
         Ok(_) => contenders.push(ours),
         Err(error) => report.unavailable("run", "lariat", &error),
     }
-    measure_true(bench, report, &contenders)?;
+    let budget = Budget::AtMostTimes(1.5, "tini -s");
+    measure_true(bench, report, &contenders, "true, start to exit", budget)?;
+    measure_isolated(bench, report)?;
     if contenders.iter().any(|contender| contender.name == "lariat") {
         measure_first_words(bench, report, &fifo, &mut reader)?;
     }
     Ok(())
 }
 
-fn measure_true(bench: &Bench, report: &mut Report, contenders: &[Contender]) -> Result<()> {
-    let program = commands::find("true").context("there is no `true`")?.display().to_string();
+/// The same with a pid namespace around, beside those who make one and hold nothing.
+fn measure_isolated(bench: &Bench, report: &mut Report) -> Result<()> {
+    let is_root = rustix::process::geteuid().is_root();
+    let peers = if is_root { &NAMESPACES[..2] } else { &NAMESPACES[1..] };
+    let mut contenders = Contender::installed(peers);
+    let ours = Contender::isolated(bench);
+    let trial = run_once(&mut ours.command(&[TRUE.to_owned()]));
+    match trial {
+        Ok(()) if contenders.iter().any(|peer| peer.name == UNSHARE) => contenders.push(ours),
+        Ok(()) => return Ok(()),
+        Err(error) => {
+            report.unavailable("run", "true in a pid namespace", &error);
+            return Ok(());
+        }
+    }
+    let budget = Budget::AtMostTimes(2.0, UNSHARE);
+    measure_true(bench, report, &contenders, "true in a pid namespace", budget)
+}
+
+fn measure_true(
+    bench: &Bench,
+    report: &mut Report,
+    contenders: &[Contender],
+    what: &str,
+    budget: Budget,
+) -> Result<()> {
+    let program = commands::find(TRUE).context("there is no `true`")?.display().to_string();
     let mut samples: Vec<Sample> = contenders.iter().map(|contender| Sample::new(contender.name)).collect();
     for round in 0..bench.rounds(300) + WARM_UP {
         for (contender, sample) in contenders.iter().zip(&mut samples) {
@@ -55,8 +92,7 @@ fn measure_true(bench: &Bench, report: &mut Report, contenders: &[Contender]) ->
             }
         }
     }
-    let budget = Budget::AtMostTimes(1.5, "tini -s");
-    report.add(Row { part: "run", what: "true, start to exit".to_owned(), unit: "ms", samples, budget });
+    report.add(Row { part: "run", what: what.to_owned(), unit: "ms", samples, budget });
     Ok(())
 }
 

@@ -37,6 +37,12 @@ impl Contender {
         Self { name: "lariat", prefix: vec![lariat, "run".to_owned(), "--".to_owned()] }
     }
 
+    /// `lariat run --isolate`.
+    pub(super) fn isolated(bench: &Bench) -> Self {
+        let words = [bench.lariat.display().to_string(), "run".into(), "--isolate".into(), "--".into()];
+        Self { name: "lariat", prefix: words.into() }
+    }
+
     /// The peers that are installed, out of `name, words` where the first word is the program.
     pub(super) fn installed(peers: &[(&'static str, &[&str])]) -> Vec<Self> {
         let find = |(name, words): &(&'static str, &[&str])| {

@@ -234,16 +234,29 @@ struct Ready {
 impl Driver<'_> {
     fn run(mut self) -> Result<Ended, RunError> {
         self.give_up_streams();
+        let was_in_front = self.ties.terminal.as_ref().is_some_and(process::is_in_front);
         let outcome = loop {
             if let Some(outcome) = self.turn() {
                 break outcome;
             }
         };
+        if self.options.is_isolated && was_in_front {
+            self.take_the_terminal_back();
+        }
         self.left.extend(self.adoption.iter().flat_map(Adoption::left));
         if let (Some(ledger), false) = (&self.options.ledger, self.keeps_record) {
             ledger.remove();
         }
         outcome.map(|ending| Ended { ending, left: self.left })
+    }
+
+    /// A shell that ends gives the terminal back to the group that was in front when it began. From within a namespace it
+    /// cannot name that group, so a group without members stays in front, and the caller's next read would stop it.
+    fn take_the_terminal_back(&self) {
+        if let Some(terminal) = &self.ties.terminal {
+            // One that is closed or somebody else's by now is nobody's to take.
+            let _ = process::come_to_front(terminal);
+        }
     }
 
     /// Writes down who takes part. A disk that is full, or a directory that is not ours, stops no command.
