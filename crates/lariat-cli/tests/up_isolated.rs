@@ -93,10 +93,6 @@ fn drive(make: fn(&mut Arena) -> Option<Server>, end: End) {
             keepers.iter().for_each(Seen::kill);
             let ending = up.wait();
             assert_eq!(ending.code(), Some(1), "{ending:?}");
-            assert!(
-                ending.out().contains("the kernel ended all that was in its pid namespace"),
-                "{ending:?}"
-            );
         }
         End::KillAll => {
             let all: Vec<Seen> = keepers.iter().cloned().chain(up.seen()).collect();
@@ -188,14 +184,8 @@ fn ps_and_the_ledger_name_the_leader_by_its_number_outside() {
             ledger.split(|c: char| !c.is_ascii_digit()).filter(|word| !word.is_empty()).collect();
         numbers.windows(2).any(|two| format!("{} {}", two[0], two[1]) == pair).then_some(())
     });
-    // After the supervisor's death the keeper writes down whom it ended, and who it was itself.
-    let own = keeper(&arena, &stack).pid;
     up.signal(libc::SIGKILL);
     arena.wait_until_empty(PATIENCE);
-    let ends = std::fs::read_to_string(stack.dir().join(".lariat/ends.jsonl")).expect("an end record");
-    let expected =
-        format!("\"keeper\":{own},\"leader\":{{\"pid\":{},\"start\":{}}}", leader.pid, leader.start);
-    assert!(ends.contains(&expected), "no {expected} in {ends}");
     assert!(facts.has("clean-leader"));
     stack.run(&arena, &["down"]);
     arena.finish();

@@ -15,8 +15,9 @@ use crate::output::{Failure, Output};
 use crate::run::{self, Ended, Ending, RunError, RunOptions};
 use crate::settings;
 
-const ISOLATION_HINT: &str = "an ordinary user needs user namespaces, which this system may forbid \
-    (kernel.unprivileged_userns_clone, kernel.apparmor_restrict_unprivileged_userns, user.max_user_namespaces), \
+/// What stands in the way of namespaces.
+pub(crate) const ISOLATION_HINT: &str = "an ordinary user needs user namespaces, which this system may forbid \
+    (kernel.unprivileged_userns_clone, kernel.apparmor_restrict_unprivileged_userns, user.max_user_namespaces, user.max_pid_namespaces), \
     and a /proc that nothing is mounted over";
 
 /// Runs the command and never returns: the way it ends may be a signal.

@@ -125,8 +125,13 @@ pub enum StartError {
     #[error(transparent)]
     Port(#[from] PortError),
     /// A service is to be in a pid namespace, and none can be had.
-    #[error("a service is to be in a pid namespace (`isolation = \"pid\"`), which is not possible here: {0}")]
-    Isolation(Refusal),
+    #[error("`{service}` cannot be isolated: {refusal}")]
+    Isolation {
+        /// The first service that is to be isolated.
+        service: ServiceName,
+        /// Why not.
+        refusal: Refusal,
+    },
     /// A service's output cannot be stored.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -179,8 +184,11 @@ impl Supervisor {
         };
         let places = graph.closure(&chosen);
         let ports = claim(&spec, &places, &vec![None; spec.services.len()])?;
-        if places.iter().any(|place| spec.services[*place].isolation == Isolation::Pid) {
-            choose::probe_namespaces(&options.executable).map_err(StartError::Isolation)?;
+        let isolated =
+            places.iter().map(|place| &spec.services[*place]).find(|s| s.isolation == Isolation::Pid);
+        if let Some(service) = isolated {
+            choose::probe_namespaces(&options.executable)
+                .map_err(|refusal| StartError::Isolation { service: service.name.clone(), refusal })?;
         }
         let run = RunId::new_random().map_err(system("make a run id"))?;
         let socket = options.dirs.socket(&run)?;

@@ -208,6 +208,7 @@ fn start_failure(error: StartError) -> Failure {
         StartError::Finishing(_) | StartError::Crashed(_) => {
             failure(ExitCode::LiveRun).hint("another lariat was at work here in this moment; try again")
         }
+        StartError::Isolation { .. } => failure(ExitCode::Trouble).hint(super::run::ISOLATION_HINT),
         _ => failure(ExitCode::Trouble).hint("nothing was started"),
     }
 }
