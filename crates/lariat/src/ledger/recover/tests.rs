@@ -33,7 +33,6 @@ fn clues() -> Clues {
         boot: Some("boot".into()),
         pid_namespace: Some(7),
         leaders: vec![clue(100, 50)],
-        left: vec![Identity::new(85, 60)],
         spared: vec![Identity::new(90, 40)],
         began: Some(40),
         place: Some("/p".into()),
@@ -107,18 +106,6 @@ fn identities_and_marks() -> Vec<Row> {
     vec![
         ("nobody", vec![process(300)], vec![], vec![]),
         ("the leader lives", vec![leader()], vec![(100, Why::Recorded)], vec![]),
-        (
-            "one that could not be ended, of any user",
-            vec![foreign(process(85))],
-            vec![(85, Why::Left)],
-            vec![],
-        ),
-        (
-            "and a stranger with its number",
-            vec![Process { identity: Identity::new(85, 61), ..process(85) }],
-            vec![],
-            vec![],
-        ),
         ("its number was reused", vec![reused()], vec![], vec![]),
         ("and so were session and group", vec![reused(), member(300), in_group(301)], vec![], vec![]),
         (
