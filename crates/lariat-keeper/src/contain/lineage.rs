@@ -127,9 +127,15 @@ impl Lineage {
         let unknown = fresh.into_iter().map(|(pid, pidfd)| (pid, (UNKNOWN_START, pidfd)));
         let seen: HashSet<i32> = stats.iter().map(|stat| stat.pid).collect();
         for (pid, (start, pidfd)) in before.into_iter().chain(unknown) {
-            // HAZARD(unseen-member): /proc hides it, but it is a living child of ours, so its number is its own until we
-            // reap it. What is hidden and no child of ours becomes one when its parent is gone.
+            // HAZARD(unseen-member): it is a living child of ours, so its number is its own until we reap it. What is no
+            // child of ours becomes one when its parent is gone.
             if !seen.contains(&pid) && matches!(reap::peek_exit(pid), Ok(None)) {
+                // HAZARD(fork-while-walking): handed on to us while the walk was on, and missed. It is not hidden.
+                if let Ok(Some(stat)) = procfs::read_stat(pid) {
+                    self.held.insert(pid, (stat.start, pidfd));
+                    stats.push(stat);
+                    continue;
+                }
                 let leader = self.leader.filter(|leader| leader.pid == pid).map(|leader| leader.start);
                 let start = leader.unwrap_or(start);
                 self.unseen.push(Identity { pid, start });
@@ -177,8 +183,8 @@ impl Containment for Lineage {
         out.extend(self.unseen.iter().map(|unseen| Member {
             identity: *unseen,
             role: if self.leader == Some(*unseen) { Role::Leader } else { Role::Root },
-            // Whether it is stopped nobody says; the kill at the end does not mind.
-            life: Life::Going,
+            // Whether it is stopped nobody says. To be continued harms nobody; not to be takes the grace period away.
+            life: Life::Stopped,
             pgrp: 0,
             comm: Comm::new(b"?"),
             wants_hangup: false,
