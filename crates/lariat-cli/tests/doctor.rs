@@ -83,7 +83,7 @@ fn a_leak_is_noticed() {
     let arena = Arena::new();
     let plain = arena.script("plain", "#!/bin/sh\nwhile [ \"$1\" != -- ]; do shift; done\nshift\n\"$@\"\n");
     let plain = plain.to_string_lossy().into_owned();
-    let endings = ["--ending", "exits", "--ending", "term", "--ending", "killed"];
+    let endings = ["--ending", "exits", "--ending", "term", "--ending", "killed", "--containment", "lineage"];
     let trees = ["alone", "daemon", "disguised", "ports"];
     let (code, report, said) = drill(&arena, &[&["--subject", &plain], &trees[..], &endings[..]].concat());
     assert_eq!(code, Some(4), "{said}");
@@ -114,7 +114,8 @@ fn a_missing_grace_period_is_noticed() {
         "#!/bin/sh\nwhile [ \"$1\" != -- ]; do shift; done\nshift\n\"$@\" &\ntrap 'kill -9 $!; exit' TERM\nwait\n",
     );
     let brutal = brutal.to_string_lossy().into_owned();
-    let (code, report, said) = drill(&arena, &["--subject", &brutal, "alone", "--ending", "term"]);
+    let (code, report, said) =
+        drill(&arena, &["--subject", &brutal, "alone", "--ending", "term", "--containment", "lineage"]);
     assert_eq!(code, Some(4), "{said}");
     let denied = report["cells"][0]["denied"].as_array().expect("a list");
     assert_eq!(denied.len(), 1, "{said}");

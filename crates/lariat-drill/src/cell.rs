@@ -46,6 +46,8 @@ const LOOKS_EVERY: Duration = Duration::from_millis(250);
 const FOUND_WITHIN: Duration = Duration::from_secs(3);
 /// A judge that looks that long after its last look did not run in between.
 const STILL_MAX: Duration = Duration::from_secs(3);
+/// Whoever is alive after that is named, for whoever has to find out why.
+const SLOW_AFTER: Duration = Duration::from_secs(3);
 /// How long a word may be on its way once its sender is gone.
 const LAST_WORD: Duration = Duration::from_millis(50);
 
@@ -372,6 +374,7 @@ impl<'a> Judge<'a> {
     ) {
         let mut deadline = began + GONE_WITHIN;
         let mut looked_at = Instant::now();
+        let mut is_slow = false;
         let has_witness = self.spec.ending.has_witness() && self.spec.tree.attack == Attack::None;
         loop {
             let still = looked_at.elapsed();
@@ -394,6 +397,10 @@ impl<'a> Judge<'a> {
                 break;
             }
             self.continue_subject(verdict);
+            if began.elapsed() > SLOW_AFTER && !is_slow {
+                is_slow = true;
+                verdict.notes.push(format!("alive after {SLOW_AFTER:?}: {}", self.everybody().join(", ")));
+            }
             if later.at.is_some_and(|at| Instant::now() >= at)
                 && let Some(cast) = &self.cast
             {
@@ -497,7 +504,10 @@ impl<'a> Judge<'a> {
         let alive = census::everybody(&members, &self.marker, &self.excepted());
         let name = |alive: &census::Alive| {
             let member = self.hall.members.iter().find(|member| member.identity == alive.identity);
-            member.map_or(alive.shown.clone(), |member| format!("{} {}", member.name, alive.shown))
+            member.map_or(alive.shown.clone(), |member| {
+                let told = if member.told > 0 { ", told" } else { "" };
+                format!("{} {}{told}", member.name, alive.shown)
+            })
         };
         alive.iter().map(name).collect()
     }

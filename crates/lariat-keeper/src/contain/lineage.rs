@@ -133,10 +133,16 @@ impl Lineage {
         let known = before.into_values().map(|held| (held.identity, held.pidfd));
         let unknown = fresh.into_iter().map(|(pid, pidfd)| (Identity::new(pid, UNKNOWN_START), pidfd));
         for (identity, pidfd) in known.chain(unknown) {
-            // HAZARD(unseen-member): /proc hides it, but it is a living child of ours, so its number is its own until we
-            // reap it. What is hidden and no child of ours becomes one when its parent is gone.
+            // HAZARD(unseen-member): it is a living child of ours, so its number is its own until we reap it. What is no
+            // child of ours becomes one when its parent is gone.
             let pid = identity.pid;
             if !seen.contains(&pid) && matches!(reap::peek_exit(pid), Ok(None)) {
+                // HAZARD(fork-while-walking): handed on to us while the walk was on, and missed. It is not hidden.
+                if let Ok(Some(stat)) = procfs::read_stat(pid) {
+                    self.held.extend(Held::new(stat.identity(), pidfd).map(|held| (pid, held)));
+                    stats.push(stat);
+                    continue;
+                }
                 let identity = self.leader.filter(|leader| leader.pid == pid).unwrap_or(identity);
                 if let Some(held) = Held::new(identity, pidfd) {
                     self.unseen.push(held.identity);
@@ -200,8 +206,8 @@ impl Containment for Lineage {
         out.extend(self.unseen.iter().map(|unseen| Member {
             identity: *unseen,
             role: if self.leader == Some(*unseen) { Role::Leader } else { Role::Root },
-            // Whether it is stopped nobody says; the kill at the end does not mind.
-            life: Life::Going,
+            // Whether it is stopped nobody says. To be continued harms nobody; not to be takes the grace period away.
+            life: Life::Stopped,
             pgrp: 0,
             comm: Comm::new(b"?"),
             wants_hangup: false,
