@@ -184,12 +184,7 @@ impl Supervisor {
         };
         let places = graph.closure(&chosen);
         let ports = claim(&spec, &places, &vec![None; spec.services.len()])?;
-        let isolated =
-            places.iter().map(|place| &spec.services[*place]).find(|s| s.isolation == Isolation::Pid);
-        if let Some(service) = isolated {
-            choose::probe_namespaces(&options.executable)
-                .map_err(|refusal| StartError::Isolation { service: service.name.clone(), refusal })?;
-        }
+        try_isolation(&spec, &places, &options)?;
         let run = RunId::new_random().map_err(system("make a run id"))?;
         let socket = options.dirs.socket(&run)?;
         let record = first_record(&run, &spec, &socket).map_err(system("read the boot id"))?;
@@ -299,6 +294,16 @@ fn chosen(spec: &StackSpec, names: &[ServiceName]) -> Result<Vec<Place>, StartEr
         place.ok_or_else(|| StartError::UnknownService(name.clone()))
     };
     names.iter().map(find).collect()
+}
+
+/// Makes sure that whoever is to be isolated can be, before anything is started.
+fn try_isolation(spec: &StackSpec, places: &[Place], options: &Options) -> Result<(), StartError> {
+    let mut services = places.iter().map(|place| &spec.services[*place]);
+    let Some(service) = services.find(|service| service.isolation == Isolation::Pid) else {
+        return Ok(());
+    };
+    let failed = |refusal| StartError::Isolation { service: service.name.clone(), refusal };
+    choose::probe_namespaces(&options.executable).map(drop).map_err(failed)
 }
 
 fn first_record(run: &RunId, spec: &StackSpec, socket: &std::path::Path) -> lariat_sys::Result<RunRecord> {
