@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use lariat_testkit::trace::{Trace, Victims, Who};
-use lariat_testkit::{Arena, Command, Facts, PATIENCE, Stack, fixture, needs, subject, wait_until};
+use lariat_testkit::{
+    Arena, Command, Containment, Facts, PATIENCE, Stack, fixture, needs, subject, wait_until,
+};
 
 const LARIAT: &str = env!("CARGO_BIN_EXE_lariat");
 const MEMBERS: [&str; 2] = ["leader", "daemon"];
@@ -33,7 +35,8 @@ fn assert_told_once(facts: &Facts) {
 
 #[test]
 fn a_keeper_that_dies_before_its_first_word_leaves_nobody_to_be_told_twice() {
-    let arena = Arena::new();
+    // Without a trial of cgroups, whose process would be counted as a keeper.
+    let arena = Arena::with(Containment::Lineage);
     let facts = arena.facts("f");
     let lariat = subject::lariat(LARIAT);
     let words =
@@ -47,7 +50,8 @@ fn a_keeper_that_dies_before_its_first_word_leaves_nobody_to_be_told_twice() {
 
 #[test]
 fn a_keeper_of_a_service_that_dies_before_its_first_word_leaves_nobody_to_be_told_twice() {
-    let arena = Arena::new();
+    // Without a trial of cgroups, whose process would be counted as a keeper.
+    let arena = Arena::with(Containment::Lineage);
     let facts = arena.facts("f");
     let line = fixture::line("daemon", &facts, "--manner graceful --ms 300");
     let toml = format!("[service.server]\nrun = '{line}'\nstop = {{ grace = '14s' }}\n");
@@ -63,7 +67,8 @@ fn a_keeper_of_a_service_that_dies_before_its_first_word_leaves_nobody_to_be_tol
 /// same.
 #[test]
 fn of_two_keepers_that_are_lost_the_second_has_its_own_grace() {
-    let arena = Arena::new();
+    // Without a trial of cgroups, whose process would be counted as a keeper.
+    let arena = Arena::with(Containment::Lineage);
     let (short, long) = (arena.facts("short"), arena.facts("long"));
     let toml = format!(
         "[service.short]\nrun = '{}'\nstop = {{ grace = '700ms' }}\n\
@@ -90,7 +95,8 @@ fn of_two_keepers_that_are_lost_the_second_has_its_own_grace() {
 /// Who waits for a stack that ends in the moment in which it is up is not told that it is.
 #[test]
 fn a_service_that_ends_as_it_starts_is_no_success() {
-    let arena = Arena::new();
+    // Without a trial of cgroups, whose process would be counted as a keeper.
+    let arena = Arena::with(Containment::Lineage);
     for round in 0..9 {
         let toml = "[service.server]\nrun = ['/bin/sh', '-c', 'exit 3']\n";
         let stack = Stack::new(&arena, LARIAT, &format!("p{round}"), toml);

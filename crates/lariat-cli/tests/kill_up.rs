@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use lariat_testkit::chance::rounds;
 use lariat_testkit::trace::{Point, Strike, Trace, Victims, When, Who};
-use lariat_testkit::{Arena, Chance, Facts, PATIENCE, Running, Stack, fixture, needs, subject};
+use lariat_testkit::{Arena, Chance, Containment, Facts, PATIENCE, Running, Stack, fixture, needs, subject};
 
 const LARIAT: &str = env!("CARGO_BIN_EXE_lariat");
 
@@ -204,7 +204,8 @@ fn spread(steps: &[(Who, usize, String)], count: usize, chance: &mut Chance) -> 
 
 /// Kills `victims` at some steps of those whose steps count, spread over all.
 fn at_some_steps(victims: Victims, whose: impl Fn(Who) -> bool) {
-    let arena = Arena::new();
+    // Without a trial of cgroups, whose process would be counted as a keeper.
+    let arena = Arena::with(Containment::Lineage);
     let mut chance = Chance::new();
     let Some(dry) = live(&arena, "dry", None) else { return };
     assert_eq!(wrong(&arena, &dry, Victims::Supervisor), None, "nobody was killed: {}", dry.trace);

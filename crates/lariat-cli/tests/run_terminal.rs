@@ -264,6 +264,8 @@ fn a_shell_inside_has_jobs_of_its_own() {
         shell.pty.wait_for("Stopped");
         shell.line("fg");
         shell.pty.wait_for("cat\n");
+        // The shell says so before it has put it in front.
+        shell.wait_for_front("cat");
         shell.pty.send(INTERRUPT);
         shell.pty.wait_for("inner> ");
         shell.line("exit 9");

@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use crash::{LARIAT, User, at_runtime, crash, is_alive, kill_at_once, lariat, listed, names, project, said};
 use lariat_testkit::census::Seen;
-use lariat_testkit::{Arena, PATIENCE, Pty, Running, Stack, fixture, wait_until};
+use lariat_testkit::{Arena, Containment, PATIENCE, Pty, Running, Stack, fixture, wait_until};
 
 /// A program of the project's with this name, which does nothing for a minute.
 fn tool(stack: &Stack, name: &str) -> std::path::PathBuf {
@@ -35,7 +35,7 @@ fn end(running: &Running) {
 
 #[test]
 fn a_dry_run_says_why_and_changes_nothing() {
-    let arena = Arena::new();
+    let arena = Arena::with(Containment::Lineage);
     let facts = arena.facts("f");
     // A member without environment that kept the service's output, and one without either but in its session.
     let line = fixture::line("new-session", &facts, "--manner stubborn");
@@ -79,7 +79,7 @@ fn consent_is_asked_for() {
     // What is typed, the exit code, and how many are left.
     for (keys, code, left) in [("y\n", 0, 0), ("\n", 0, 0), ("n\n", 8, 2), ("what?\n", 8, 2), ("\x03", 8, 2)]
     {
-        let arena = Arena::new();
+        let arena = Arena::with(Containment::Lineage);
         let (stack, facts) = project(&arena, "project", "new-session", "--manner stubborn");
         let up = stack.up(&arena);
         facts.wait_for("ready");
@@ -103,7 +103,7 @@ fn consent_is_asked_for() {
 #[test]
 fn what_is_only_possible_has_a_question_of_its_own() {
     for (answer, is_ended) in [("\n", false), ("n\n", false), ("y\n", true)] {
-        let arena = Arena::new();
+        let arena = Arena::with(Containment::Lineage);
         let (stack, facts) = project(&arena, "project", "disguised", "--manner stubborn");
         let up = stack.up(&arena);
         facts.wait_for("ready");
@@ -128,7 +128,7 @@ fn what_is_only_possible_has_a_question_of_its_own() {
 
 #[test]
 fn a_server_of_the_project_is_offered_and_a_stranger_is_not() {
-    let arena = Arena::new();
+    let arena = Arena::with(Containment::Lineage);
     let stack = Stack::new(
         &arena,
         LARIAT,
@@ -186,7 +186,7 @@ fn a_server_of_the_project_is_offered_and_a_stranger_is_not() {
 /// A session whose number the ledger knows, and nobody in it who says that he is ours.
 #[test]
 fn a_stranger_with_the_number_of_our_session_is_only_possible() {
-    let arena = Arena::new();
+    let arena = Arena::with(Containment::Lineage);
     let (stack, facts) = project(&arena, "project", "alone", "--manner stubborn");
     let up = stack.up(&arena);
     facts.wait_for("ready");
@@ -220,7 +220,7 @@ fn a_stranger_with_the_number_of_our_session_is_only_possible() {
 #[test]
 fn a_damaged_ledger_is_set_aside_and_the_list_of_runs_knows_whose_processes_they_are() {
     for damage in ["", "{\"vers", "{\"version\":1}", "\u{0}\u{0}"] {
-        let arena = Arena::new();
+        let arena = Arena::with(Containment::Lineage);
         let (stack, facts) = project(&arena, "project", "daemon", "--manner stubborn");
         let up = stack.up(&arena);
         facts.wait_for("ready");
@@ -245,7 +245,7 @@ fn a_damaged_ledger_is_set_aside_and_the_list_of_runs_knows_whose_processes_they
 #[test]
 fn a_project_that_was_removed_is_swept_by_its_path() {
     for is_root_gone in [true, false] {
-        let arena = Arena::new();
+        let arena = Arena::with(Containment::Lineage);
         let (stack, facts) = project(&arena, "project", "disguised", "--manner stubborn");
         let up = stack.up(&arena);
         facts.wait_for("ready");
@@ -266,7 +266,7 @@ fn a_project_that_was_removed_is_swept_by_its_path() {
 
 #[test]
 fn a_run_that_is_alive_is_alive_without_its_project() {
-    let arena = Arena::new();
+    let arena = Arena::with(Containment::Lineage);
     let (stack, facts) = project(&arena, "project", "daemon", "");
     let up = stack.up(&arena);
     facts.wait_for("ready");
@@ -283,7 +283,7 @@ fn a_run_that_is_alive_is_alive_without_its_project() {
 
 #[test]
 fn after_a_reboot_files_are_cleaned_and_nobody_is_touched() {
-    let arena = Arena::new();
+    let arena = Arena::with(Containment::Lineage);
     let (stack, facts) = project(&arena, "project", "new-session", "--manner stubborn");
     let up = stack.up(&arena);
     facts.wait_for("ready");
@@ -304,7 +304,7 @@ fn after_a_reboot_files_are_cleaned_and_nobody_is_touched() {
 
 #[test]
 fn two_sweeps_at_once_end_everything_once() {
-    let arena = Arena::new();
+    let arena = Arena::with(Containment::Lineage);
     let (stack, facts) = project(&arena, "project", "daemon", "--manner graceful --ms 50");
     let up = stack.up(&arena);
     facts.wait_for("ready");
@@ -321,7 +321,7 @@ fn two_sweeps_at_once_end_everything_once() {
 
 #[test]
 fn a_sweep_and_an_up_side_by_side_leave_one_stack() {
-    let arena = Arena::new();
+    let arena = Arena::with(Containment::Lineage);
     let (stack, facts) = project(&arena, "project", "new-session", "--manner stubborn");
     let up = stack.up(&arena);
     facts.wait_for("ready");
@@ -340,7 +340,7 @@ fn a_sweep_and_an_up_side_by_side_leave_one_stack() {
 
 #[test]
 fn keepers_at_work_are_waited_for() {
-    let arena = Arena::new();
+    let arena = Arena::with(Containment::Lineage);
     let (stack, facts) = project(&arena, "project", "daemon", "--manner graceful --ms 200");
     let up = stack.up(&arena);
     facts.wait_for("ready");
@@ -354,7 +354,7 @@ fn keepers_at_work_are_waited_for() {
 
 #[test]
 fn a_project_below_another_one_is_its_own() {
-    let arena = Arena::new();
+    let arena = Arena::with(Containment::Lineage);
     let (outer, outer_facts) = project(&arena, "project", "new-session", "--manner stubborn");
     let (inner, inner_facts) = project(&arena, "project/inside", "new-session", "--manner stubborn");
     let inner_up = inner.up(&arena);
@@ -376,7 +376,7 @@ fn a_project_below_another_one_is_its_own() {
 /// The processes of a run inside a run carry the outer one's mark: a crashed inner one must not take the outer along.
 #[test]
 fn a_crashed_run_inside_a_live_one_is_ended_and_the_outer_one_is_not() {
-    let arena = Arena::new();
+    let arena = Arena::with(Containment::Lineage);
     let facts = arena.facts("f");
     let inner = format!(
         "{LARIAT} run -- {}",
@@ -404,7 +404,7 @@ fn a_crashed_run_inside_a_live_one_is_ended_and_the_outer_one_is_not() {
 /// On a terminal the command stays in the shell's process group: the others in it are not ours.
 #[test]
 fn who_shares_the_terminals_group_with_a_command_is_a_stranger() {
-    let arena = Arena::new();
+    let arena = Arena::with(Containment::Lineage);
     let facts = arena.facts("f");
     let line = fixture::line("child", &facts, "--manner stubborn").replacen("exec ", "", 1);
     let script = format!("sleep 60 & {LARIAT} run -- {line} & wait");
@@ -429,7 +429,7 @@ fn who_shares_the_terminals_group_with_a_command_is_a_stranger() {
 #[test]
 fn who_may_not_be_signalled_is_kept_in_mind() {
     let Some(user) = User::take() else { return };
-    let arena = Arena::new();
+    let arena = Arena::with(Containment::Lineage);
     let (stack, facts) = project(&arena, "project", "alone", "--manner stubborn");
     user.own(&arena);
     let up = user.up(&arena, &stack);
@@ -474,7 +474,7 @@ fn who_may_not_be_signalled_is_kept_in_mind() {
 
 #[test]
 fn without_a_grace_period_it_is_short() {
-    let arena = Arena::new();
+    let arena = Arena::with(Containment::Lineage);
     let facts = arena.facts("f");
     let line = fixture::line("daemon", &facts, "--manner stubborn");
     let toml = format!("[service.server]\nrun = '{line}'\nstop = {{ grace = '9m' }}\n");
@@ -489,7 +489,7 @@ fn without_a_grace_period_it_is_short() {
 
 #[test]
 fn the_end_of_a_live_stack_names_servers_of_the_project_and_leaves_them_alone() {
-    let arena = Arena::new();
+    let arena = Arena::with(Containment::Lineage);
     let (stack, facts) = project(&arena, "project", "alone", "");
     let nodemon = tool(&stack, "nodemon");
     let older = start(arena.command(&nodemon).arg("61").dir(stack.dir()));
@@ -515,7 +515,7 @@ fn the_end_of_a_live_stack_names_servers_of_the_project_and_leaves_them_alone() 
 
 #[test]
 fn a_newer_ledger_is_trouble_and_is_not_touched() {
-    let arena = Arena::new();
+    let arena = Arena::with(Containment::Lineage);
     let (stack, _) = project(&arena, "project", "alone", "");
     fs::create_dir(stack.dir().join(".lariat")).expect("it is ours");
     fs::set_permissions(stack.dir().join(".lariat"), fs::Permissions::from_mode(0o700)).expect("it is ours");

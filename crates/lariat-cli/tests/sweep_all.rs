@@ -11,7 +11,7 @@ use crash::{
     LARIAT, User, at_runtime, is_alive, kill_at_once, lariat, listed, names, project, said, wait_records,
 };
 use lariat_testkit::census::Seen;
-use lariat_testkit::{Arena, Facts, PATIENCE, Running, fixture, wait_until};
+use lariat_testkit::{Arena, Containment, Facts, PATIENCE, Running, fixture, wait_until};
 use serde_json::Value;
 
 /// Starts `lariat run` of a fixture as the user, and waits for its record, the `count`th.
@@ -41,7 +41,7 @@ fn runs(arena: &Arena, user: User) -> Vec<Value> {
 #[test]
 fn everything_that_crashed_is_ended_and_nothing_that_lives() {
     let Some(user) = User::take() else { return };
-    let mut arena = Arena::new();
+    let mut arena = Arena::with(Containment::Lineage);
     let port = arena.port();
     // A stack and a command that crash, two that live, a run inside a live one, one whose record was lost.
     let (dead, dead_facts) = project(&arena, "dead", "daemon", "--manner stubborn");
@@ -111,7 +111,7 @@ fn mark_of(pid: i32) -> String {
 #[test]
 fn a_run_inside_a_crashed_one_is_left_of_it() {
     let Some(user) = User::take() else { return };
-    let arena = Arena::new();
+    let arena = Arena::with(Containment::Lineage);
     let facts = arena.facts("f");
     user.own(&arena);
     let inner =
@@ -135,7 +135,7 @@ fn a_run_inside_a_crashed_one_is_left_of_it() {
 #[test]
 fn records_that_say_nothing_are_removed_and_said() {
     let Some(user) = User::take() else { return };
-    let arena = Arena::new();
+    let arena = Arena::with(Containment::Lineage);
     let (damaged, facts) = run(&arena, user, "f", &["new-session", "--manner", "stubborn"], 1);
     let record = at_runtime(&arena).pop().expect("a record");
     let text = fs::read_to_string(&record).expect("it is whole");
@@ -174,7 +174,7 @@ fn records_that_say_nothing_are_removed_and_said() {
 #[test]
 fn ps_all_shows_where_and_how_everything_is() {
     let Some(user) = User::take() else { return };
-    let arena = Arena::new();
+    let arena = Arena::with(Containment::Lineage);
     user.own(&arena);
     let none = user.runs(lariat(&arena, &["ps", "--all"])).run().expect(0);
     assert_eq!(none.out(), "no run of yours is known\n");
@@ -226,7 +226,7 @@ fn ps_all_shows_where_and_how_everything_is() {
 #[test]
 fn a_command_without_a_record_is_found_where_it_works() {
     let Some(user) = User::take() else { return };
-    let arena = Arena::new();
+    let arena = Arena::with(Containment::Lineage);
     let (lost, facts) = run(&arena, user, "f", &["new-session", "--manner", "stubborn"], 1);
     kill_at_once(&lariats(&lost));
     lost.wait();

@@ -5,7 +5,7 @@ mod crash;
 
 use crash::{crash, is_alive, names, project, said};
 use lariat_testkit::census::Seen;
-use lariat_testkit::{Arena, Command, Facts, Running, fixture};
+use lariat_testkit::{Arena, Command, Containment, Facts, Running, fixture};
 
 /// How lariat is started.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -56,7 +56,7 @@ struct Place {
 
 impl Place {
     fn new(verb: Verb, shape: &Shape) -> Self {
-        let arena = Arena::new();
+        let arena = Arena::with(Containment::Lineage);
         if verb == Verb::Up {
             let (stack, facts) = project(&arena, "project", shape.kind, shape.args);
             let running = stack.up(&arena);

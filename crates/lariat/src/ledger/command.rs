@@ -294,7 +294,7 @@ impl CommandLedger {
 ///
 /// Without a name until it is whole (open(2), `O_TMPFILE`), so that nothing half-written is left under any name; on a
 /// file system that knows no such files it is renamed into place.
-fn place_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
+pub(super) fn place_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let flags = OFlags::TMPFILE | OFlags::WRONLY | OFlags::CLOEXEC;
     let directory = path.parent().unwrap_or(Path::new("/"));
     if let Ok(file) = rustix::fs::open(directory, flags, Mode::RUSR | Mode::WUSR) {

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::command::place_whole;
 use super::record::{ProcessRecord, RunId, RunRecord};
 use super::{LedgerError, private_dir, read_limited};
 
@@ -176,9 +177,9 @@ impl RunIndex {
         let path = self.path(&entry.run);
         let text =
             serde_json::to_string(entry).map_err(|cause| error("write", &path, io::Error::other(cause)))?;
-        let new = path.with_extension("new");
-        fs::write(&new, text + "\n").map_err(|cause| error("write", &new, cause))?;
-        fs::rename(&new, &path).map_err(|cause| error("rename", &new, cause))
+        // Nobody reads it between the two: the run is only about to begin, or says the same of itself again.
+        self.remove(&entry.run)?;
+        place_whole(&path, (text + "\n").as_bytes()).map_err(|cause| error("write", &path, cause))
     }
 
     /// Takes a run off the list. One that is not there is no error.

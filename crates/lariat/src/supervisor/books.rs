@@ -99,6 +99,13 @@ impl Books {
         (!std::mem::replace(&mut self.has_told_trouble, true)).then_some(text)
     }
 
+    /// Closes the ledger of a run that does not begin.
+    pub(super) fn abandon(&mut self) {
+        self.record.is_closed = true;
+        self.writer.save(self.record.clone());
+        let _ = self.writer.wait_until_written(Instant::now() + CLOSE_WITHIN);
+    }
+
     /// Writes the last word. Returns whether it is on the disk.
     pub(super) fn close(&mut self, report: &Report, is_clean: bool) -> bool {
         self.record.is_closed = is_clean;

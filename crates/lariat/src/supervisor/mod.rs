@@ -192,8 +192,11 @@ impl Supervisor {
         let units = make_units(&spec, &state, ports)?;
         let pump = Pump::start()?;
         let bell: Arc<Bell> = pump.bell()?;
-        let server = Server::bind(&socket)
-            .map_err(|e| system("make the socket")(Errno::from_io_error(&e).unwrap_or(Errno::IO)))?;
+        // The ledger names the socket before it is there: whoever finds the one removes the other.
+        let mut books = Books::open(state, lock, record)?;
+        let server = Server::bind(&socket).inspect_err(|_| books.abandon());
+        let server =
+            server.map_err(|e| system("make the socket")(Errno::from_io_error(&e).unwrap_or(Errno::IO)))?;
         let subscribers = Subscribers::default();
         let handle = Handle::new(subscribers.clone()).map_err(system("make a handle"))?;
         let mut seed = [0; 8];
@@ -206,7 +209,7 @@ impl Supervisor {
         notes.into_iter().for_each(|note| tally.note(note));
         let mut driver = Driver {
             stack: Stack::new(&spec, graph, u64::from_ne_bytes(seed)),
-            books: Books::open(state, lock, record)?,
+            books,
             queue: VecDeque::new(),
             poller: Poller::new().map_err(system("make an event queue"))?,
             units,
