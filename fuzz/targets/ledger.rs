@@ -3,7 +3,7 @@
 #![no_main]
 
 use lariat::event::Event;
-use lariat::ledger::record::EndRecord;
+use lariat::ledger::record::{EndRecord, RunId};
 use lariat::ledger::store::{self, Loaded};
 use lariat::ledger::{command, journal, recover::Clues};
 use lariat::process::Mark;
@@ -21,6 +21,8 @@ fuzz_target!(|bytes: &[u8]| {
         let _ = (end.stop_time(), end.is_graceful());
     }
     let _ = journal::parse::<Event>(bytes);
-    let _ = command::parse(bytes);
+    if let Ok(run) = RunId::try_from("0123456789abcdef".to_owned()) {
+        let _ = command::parse(bytes, &run);
+    }
     let _ = Mark::parse(bytes);
 });
