@@ -440,3 +440,21 @@ fn a_proc_that_is_not_ours_is_refused() {
         arena.finish();
     }
 }
+
+/// The session and the group that a command was started in have no number in a pid namespace below them.
+#[test]
+fn a_session_without_a_number_here_is_no_error() {
+    let unshare = need!("unshare");
+    let mut args = vec!["--pid", "--fork", "--mount-proc"];
+    if !is_root() {
+        args.push("-Ur");
+    }
+    let arena = Arena::new();
+    // Neither the namespace's first process nor a leader of anything: as a shell without job control starts it.
+    let script = "\"$0\" run -- sh -c 'echo got it'; exit $?";
+    let command = arena.command(&unshare).args(&args).args(["sh", "-c", script]);
+    let command = command.arg(subject::lariat(env!("CARGO_BIN_EXE_lariat")));
+    let ending = command.own_session().run().expect(0);
+    assert_eq!((ending.out(), ending.err()), ("got it\n".into(), String::new()));
+    arena.finish();
+}

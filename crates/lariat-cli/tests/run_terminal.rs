@@ -470,3 +470,20 @@ fn started_without_a_shell_it_leads_the_session_and_can_be_stopped_and_continued
     assert!(facts.has("clean-leader"));
     arena.finish();
 }
+
+#[test]
+fn in_a_pid_namespace_made_at_the_terminal_the_command_is_in_front() {
+    let bash = need!("bash");
+    let unshare = need!("unshare");
+    let mut shell = Shell::new(&bash);
+    let user = if rustix::process::geteuid().is_root() { "" } else { "-Ur" };
+    // Its group is led by unshare, which has no number in the namespace.
+    shell.line(&format!("{unshare} {user} --pid --fork --mount-proc sh -c '$L cat; echo left with $?'"));
+    shell.wait_for_front("cat");
+    shell.pty.send("typed\n");
+    shell.pty.wait_for("typed\ntyped");
+    shell.pty.send(END_OF_FILE);
+    shell.pty.wait_for("left with 0");
+    shell.wait_for_prompt();
+    shell.finish();
+}

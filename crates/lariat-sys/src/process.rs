@@ -3,8 +3,10 @@
 //! Responsible for calls on the calling process as a whole. Signals are in [`signal`](crate::signal).
 
 use std::ffi::{CStr, c_char, c_int};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
+
+use rustix::process::Pid;
 
 use crate::signal::Signal;
 use crate::{Result, call};
@@ -21,14 +23,20 @@ pub fn parent_pid() -> i32 {
     unsafe { libc::getppid() }
 }
 
-/// Returns the calling process's session; `None` where the kernel does not say.
+/// Returns the calling process's session; `None` for one that has no number here: its leader is outside of our pid
+/// namespace.
 pub fn session() -> Option<i32> {
-    rustix::process::getsid(None).ok().map(|session| session.as_raw_nonzero().get())
+    // HAZARD(no-number-here): getsid(2) and getpgid(2) return 0 for what has no number in the caller's pid namespace
+    // (pid_namespaces(7)), which rustix takes for a pid.
+    // SAFETY: getsid(2) has no preconditions.
+    Some(unsafe { libc::getsid(0) }).filter(|session| *session > 0)
 }
 
-/// Returns the calling process's process group.
-pub fn group() -> i32 {
-    rustix::process::getpgrp().as_raw_nonzero().get()
+/// Returns the calling process's process group; `None` for one that has no number here: its leader is outside of our
+/// pid namespace.
+pub fn group() -> Option<i32> {
+    // SAFETY: getpgid(2) has no preconditions.
+    Some(unsafe { libc::getpgid(0) }).filter(|group| *group > 0)
 }
 
 /// Returns the effective user id.
@@ -62,9 +70,18 @@ pub fn setsid() -> Result<()> {
     rustix::process::setsid().map(drop)
 }
 
-/// Says whether our process group is the one in front of this terminal.
+/// Returns the process group in front of this terminal: `Some(None)` for one that has no number here, since its leader
+/// is outside of our pid namespace; `None` for what is not our terminal (`tcgetpgrp(3)`).
+fn front(terminal: BorrowedFd<'_>) -> Option<Option<i32>> {
+    // SAFETY: tcgetpgrp(3) has no preconditions.
+    let group = unsafe { libc::tcgetpgrp(terminal.as_raw_fd()) };
+    (group >= 0).then_some((group > 0).then_some(group))
+}
+
+/// Says whether our process group is the one in front of this terminal. If both are without a number here, they are
+/// taken for one: a namespace is entered from a terminal by the command in front of it.
 pub fn is_in_front(terminal: impl AsFd) -> bool {
-    rustix::termios::tcgetpgrp(terminal).is_ok_and(|group| group == rustix::process::getpgrp())
+    front(terminal.as_fd()).is_some_and(|front| front == group())
 }
 
 /// Puts our process group in front of this terminal if the group that is there has no members any more. The caller
@@ -73,9 +90,13 @@ pub fn is_in_front(terminal: impl AsFd) -> bool {
 /// # Errors
 /// As tcsetpgrp(3) says, for instance [`Errno::NOTTY`](crate::Errno::NOTTY) for one that is not ours.
 pub fn come_to_front(terminal: impl AsFd) -> Result<()> {
-    let front = rustix::termios::tcgetpgrp(&terminal)?;
+    // Groups without a number here can neither be looked for nor be named.
+    let (Some(Some(front)), Some(group)) = (front(terminal.as_fd()), group().and_then(Pid::from_raw)) else {
+        return Ok(());
+    };
+    let Some(front) = Pid::from_raw(front) else { return Ok(()) };
     match rustix::process::test_kill_process_group(front) {
-        Err(crate::Errno::SRCH) => rustix::termios::tcsetpgrp(terminal, rustix::process::getpgrp()),
+        Err(crate::Errno::SRCH) => rustix::termios::tcsetpgrp(terminal, group),
         _ => Ok(()),
     }
 }

@@ -271,7 +271,7 @@ impl CommandLedger {
             keeper: cast.keeper.into(),
             leader: cast.leader.into(),
             session: own(process::session()),
-            pgrp: own(Some(process::group())),
+            pgrp: own(process::group()),
             pid_namespace: pid_namespace(),
             stop: Some(StopRecord::new(stop.signal, stop.grace)),
             left: Vec::new(),
