@@ -27,14 +27,16 @@ pub(super) struct Row {
     pub(super) what: String,
     /// The unit of the samples.
     pub(super) unit: &'static str,
-    /// Everyone measured; lariat's is named `lariat`.
+    /// Everyone measured; the names of lariat's begin with `lariat`.
     pub(super) samples: Vec<Sample>,
-    /// What lariat's is held against.
+    /// What each of lariat's is held against.
     pub(super) budget: Budget,
 }
 
-/// The verdict on one row.
+/// The verdict on one of lariat's samples.
 struct Verdict {
+    /// The sample's name.
+    who: String,
     /// The number that is compared, with its unit.
     value: String,
     budget: String,
@@ -55,18 +57,23 @@ impl Row {
         Some(sample.median()).filter(|median| median.is_finite())
     }
 
-    fn verdict(&self) -> Option<Verdict> {
-        let ours = self.median("lariat");
-        let against = |peer: &str| Some(ours? / self.median(peer)?);
+    fn verdicts(&self) -> Vec<Verdict> {
+        let ours = self.samples.iter().filter(|sample| sample.name.starts_with("lariat"));
+        ours.filter_map(|sample| self.verdict(sample)).collect()
+    }
+
+    fn verdict(&self, ours: &Sample) -> Option<Verdict> {
+        let median = self.median(&ours.name);
+        let against = |peer: &str| Some(median? / self.median(peer)?);
         let (value, sign, limit, of) = match self.budget {
             Budget::None => return None,
-            Budget::AtMost(limit) => (ours, "≤", limit, self.unit.to_owned()),
+            Budget::AtMost(limit) => (median, "≤", limit, self.unit.to_owned()),
             Budget::AtMostTimes(limit, peer) => (against(peer), "≤", limit, format!("× {peer}")),
             Budget::AtLeastTimes(limit, peer) => (against(peer), "≥", limit, format!("× {peer}")),
         };
         let is_met = value.map(|value| if sign == "≤" { value <= limit } else { value >= limit });
         let value = value.map_or_else(|| "–".to_owned(), |value| format!("{} {of}", short(value)));
-        Some(Verdict { value, budget: format!("{sign} {}", short(limit)), is_met })
+        Some(Verdict { who: ours.name.clone(), value, budget: format!("{sign} {}", short(limit)), is_met })
     }
 }
 
@@ -76,8 +83,9 @@ impl Report {
         println!("{}: {}", row.part, row.what);
         let cell = |sample: &Sample| format!("{} {} {}", sample.name, short(sample.median()), row.unit);
         println!("    {}", row.samples.iter().map(cell).collect::<Vec<_>>().join(" · "));
-        if let Some(verdict) = row.verdict() {
-            println!("    {}, budget {}: {}", verdict.value, verdict.budget, word(verdict.is_met));
+        for verdict in row.verdicts() {
+            let word = word(verdict.is_met);
+            println!("    {}: {}, budget {}: {word}", verdict.who, verdict.value, verdict.budget);
         }
         self.rows.push(row);
     }
@@ -90,11 +98,12 @@ impl Report {
 
     /// Prints every budget with its verdict.
     pub(super) fn print_summary(&self) {
-        println!("\n{:<58} {:>20} {:>9}  verdict", "budget", "measured", "budget");
+        println!("\n{:<68} {:>20} {:>9}  verdict", "budget", "measured", "budget");
         for row in &self.rows {
-            if let Some(verdict) = row.verdict() {
-                let what = format!("{}: {}", row.part, row.what);
-                println!("{what:<58} {:>20} {:>9}  {}", verdict.value, verdict.budget, word(verdict.is_met));
+            for verdict in row.verdicts() {
+                let which = verdict.who.trim_start_matches("lariat");
+                let what = format!("{}: {}{which}", row.part, row.what);
+                println!("{what:<68} {:>20} {:>9}  {}", verdict.value, verdict.budget, word(verdict.is_met));
             }
         }
         for (what, why) in &self.unavailable {
@@ -116,15 +125,14 @@ impl Report {
 
 fn json_row(row: &Row) -> Value {
     let sample = |s: &Sample| json!({"name": s.name, "median": s.median(), "values": s.values});
-    let verdict = row.verdict();
+    let verdict =
+        |v: Verdict| json!({"name": v.who, "budget": v.budget, "measured": v.value, "met": v.is_met});
     json!({
         "part": row.part,
         "what": row.what,
         "unit": row.unit,
         "samples": row.samples.iter().map(sample).collect::<Vec<_>>(),
-        "budget": verdict.as_ref().map(|verdict| verdict.budget.clone()),
-        "measured": verdict.as_ref().map(|verdict| verdict.value.clone()),
-        "met": verdict.and_then(|verdict| verdict.is_met),
+        "verdicts": row.verdicts().into_iter().map(verdict).collect::<Vec<_>>(),
     })
 }
 
@@ -152,7 +160,7 @@ mod tests {
     fn is_met(ours: f64, budget: Budget) -> Option<bool> {
         let samples = vec![Sample::of("lariat", ours), Sample::of("tini", 2.0)];
         let row = Row { part: "run", what: String::new(), unit: "ms", samples, budget };
-        row.verdict().and_then(|verdict| verdict.is_met)
+        row.verdicts().pop().and_then(|verdict| verdict.is_met)
     }
 
     #[test]
@@ -161,6 +169,22 @@ mod tests {
         assert_eq!(is_met(3.1, Budget::AtMostTimes(1.5, "tini")), Some(false));
         assert_eq!(is_met(1.7, Budget::AtLeastTimes(0.9, "tini")), Some(false));
         assert_eq!(is_met(1.7, Budget::AtMost(2.0)), Some(true));
+    }
+
+    #[test]
+    fn each_of_ours_is_judged_and_nobody_else() {
+        let samples = vec![
+            Sample::of("lariat by descent", 4.0),
+            Sample::of("tini", 2.0),
+            Sample::of("lariat in a cgroup", 2.0),
+        ];
+        let budget = Budget::AtMostTimes(1.5, "tini");
+        let row = Row { part: "run", what: String::new(), unit: "ms", samples, budget };
+        let met: Vec<_> = row.verdicts().into_iter().map(|verdict| (verdict.who, verdict.is_met)).collect();
+        assert_eq!(
+            met,
+            [("lariat by descent".into(), Some(false)), ("lariat in a cgroup".into(), Some(true))]
+        );
     }
 
     #[test]

@@ -8,7 +8,7 @@ use super::sample::Sample;
 use super::tree::{Contender, Tree};
 
 /// Processes below the command, with the rounds of each.
-const SIZES: &[(usize, usize)] = &[(10, 21), (100, 11), (500, 7)];
+const SIZES: &[(usize, usize)] = &[(10, 21), (100, 11), (500, 7), (1000, 5)];
 /// Those with `-g` tell the whole group; the others would leave everyone but the leader.
 const PEERS: &[(&str, &[&str])] = &[
     ("dumb-init", &["dumb-init", "--"]),
@@ -36,19 +36,25 @@ pub(super) fn measure_stop(bench: &Bench, report: &mut Report) -> Result<()> {
 
 /// Measures from SIGKILL of lariat until everyone is dead, beside a TERM to the bare group.
 pub(super) fn measure_kill(bench: &Bench, report: &mut Report) -> Result<()> {
-    let ours = Contender::lariat(bench);
+    let ours: Vec<Contender> =
+        contenders(bench, report, "kill").into_iter().filter(Contender::is_ours).collect();
     for (count, rounds) in SIZES {
-        let mut bare = Sample::new("bare TERM");
-        let (mut dead, mut gone) = (Sample::new("lariat"), Sample::new("its keeper gone"));
+        let mut samples = vec![Sample::new("bare TERM")];
+        samples.extend(ours.iter().map(|contender| Sample::new(contender.name)));
+        samples.push(Sample::new("its keeper gone"));
         for _ in 0..bench.rounds(*rounds) {
-            bare.push_time(Tree::start(bench, &Contender::bare(), *count)?.stop()?);
-            let (all_dead, keeper_gone) = Tree::start(bench, &ours, *count)?.kill_top()?;
-            dead.push_time(all_dead);
-            gone.push_time(keeper_gone);
+            samples[0].push_time(Tree::start(bench, &Contender::bare(), *count)?.stop()?);
+            for (index, contender) in ours.iter().enumerate() {
+                let (all_dead, keeper_gone) = Tree::start(bench, contender, *count)?.kill_top()?;
+                samples[index + 1].push_time(all_dead);
+                if index + 1 == ours.len() {
+                    samples[index + 2].push_time(keeper_gone);
+                }
+            }
         }
         let what = format!("SIGKILL of lariat, until {count} are dead");
         let budget = Budget::AtMostTimes(2.5, "bare TERM");
-        report.add(Row { part: "kill", what, unit: "ms", samples: vec![bare, dead, gone], budget });
+        report.add(Row { part: "kill", what, unit: "ms", samples, budget });
     }
     bench.expect_nothing_left()
 }
@@ -57,10 +63,11 @@ pub(super) fn measure_kill(bench: &Bench, report: &mut Report) -> Result<()> {
 fn contenders(bench: &Bench, report: &mut Report, part: &str) -> Vec<Contender> {
     let mut contenders = vec![Contender::bare()];
     contenders.extend(Contender::installed(PEERS));
-    let ours = Contender::lariat(bench);
-    match Tree::start(bench, &ours, 1).and_then(Tree::stop) {
-        Ok(_) => contenders.push(ours),
-        Err(error) => report.unavailable(part, "lariat", &error),
+    for ours in Contender::containments(bench) {
+        match Tree::start(bench, &ours, 1).and_then(Tree::stop) {
+            Ok(_) => contenders.push(ours),
+            Err(error) => report.unavailable(part, ours.name, &error),
+        }
     }
     contenders
 }

@@ -23,24 +23,41 @@ pub(super) struct Contender {
     /// As in the report.
     pub(super) name: &'static str,
     prefix: Vec<String>,
+    /// Lariat's `LARIAT_CONTAINMENT`: one that cannot be had is an error. `None` for everybody else.
+    containment: Option<&'static str>,
 }
 
 impl Contender {
     /// Nobody: the command itself.
     pub(super) fn bare() -> Self {
-        Self { name: "bare", prefix: Vec::new() }
+        Self { name: "bare", prefix: Vec::new(), containment: None }
     }
 
-    /// `lariat run`.
-    pub(super) fn lariat(bench: &Bench) -> Self {
+    /// `lariat run` as it is without settings: in a cgroup where one can be had.
+    fn lariat(bench: &Bench) -> Self {
         let lariat = bench.lariat.display().to_string();
-        Self { name: "lariat", prefix: vec![lariat, "run".to_owned(), "--".to_owned()] }
+        Self {
+            name: "lariat",
+            prefix: vec![lariat, "run".to_owned(), "--".to_owned()],
+            containment: Some("auto"),
+        }
+    }
+
+    /// `lariat run` with each containment that holds the command by itself.
+    pub(super) fn containments(bench: &Bench) -> [Self; 2] {
+        let within = |name, containment| Self { name, containment: Some(containment), ..Self::lariat(bench) };
+        [within("lariat by descent", "lineage"), within("lariat in a cgroup", "cgroup")]
+    }
+
+    /// Says whether it is lariat.
+    pub(super) fn is_ours(&self) -> bool {
+        self.containment.is_some()
     }
 
     /// `lariat run --isolate`.
     pub(super) fn isolated(bench: &Bench) -> Self {
         let words = [bench.lariat.display().to_string(), "run".into(), "--isolate".into(), "--".into()];
-        Self { name: "lariat", prefix: words.into() }
+        Self { prefix: words.into(), ..Self::lariat(bench) }
     }
 
     /// The peers that are installed, out of `name, words` where the first word is the program.
@@ -49,7 +66,7 @@ impl Contender {
             let (program, options) = words.split_first()?;
             let path = commands::find(program)?.display().to_string();
             let prefix = [path].into_iter().chain(options.iter().map(|word| (*word).to_owned())).collect();
-            Some(Self { name, prefix })
+            Some(Self { name, prefix, containment: None })
         };
         peers.iter().filter_map(find).collect()
     }
@@ -59,6 +76,7 @@ impl Contender {
         let words: Vec<&String> = self.prefix.iter().chain(argv).collect();
         let mut command = Command::new(words[0]);
         command.args(&words[1..]);
+        self.containment.map(|name| command.env("LARIAT_CONTAINMENT", name));
         command
     }
 }
