@@ -13,7 +13,7 @@ use rustix::fs::{AtFlags, CWD, Mode, OFlags, RawDir};
 
 use super::text;
 use crate::procfs::{self, ProcPath, Stat};
-use crate::{Result, process, tree};
+use crate::{Errno, Result, process, tree};
 
 /// A parent with more children than that, who is in their session, is a shell or a script with a crowd of jobs: its
 /// other children have nothing to do with the socket of one of them.
@@ -198,10 +198,13 @@ impl Search {
 
 /// Appends those of the sorted `wanted` sockets that a process has open.
 fn held_by(pid: i32, wanted: &[u64], found: &mut Vec<(u64, i32)>) -> Result<()> {
-    if held_in(ProcPath::new(pid, "/fd").as_c_str(), pid, wanted, found)? {
-        return Ok(());
+    match held_in(ProcPath::new(pid, "/fd").as_c_str(), pid, wanted, found) {
+        // HAZARD(zombie-main-thread): a main thread that has ended shows no descriptors, to anybody but root not even
+        // that there are none; the others have them.
+        Ok(false) => {}
+        Err(Errno::ACCESS) if has_threads(pid) => {}
+        done => return done.map(drop),
     }
-    // HAZARD(zombie-main-thread): a main thread that has ended shows no descriptors, and the others have them.
     let mut threads = Vec::new();
     procfs::numbers_in(&ProcPath::new(pid, "/task"), &mut threads)?;
     for thread in threads.into_iter().filter(|thread| *thread != pid) {
@@ -210,6 +213,12 @@ fn held_by(pid: i32, wanted: &[u64], found: &mut Vec<(u64, i32)>) -> Result<()> 
         }
     }
     Ok(())
+}
+
+/// Says whether a process has more threads than the main one: the kernel counts the directories of threads as links.
+fn has_threads(pid: i32) -> bool {
+    let stat = rustix::fs::statat(CWD, ProcPath::new(pid, "/task").as_c_str(), AtFlags::empty());
+    stat.is_ok_and(|stat| stat.st_nlink > 3)
 }
 
 /// Does so for one directory of descriptors, and says whether there is any.
