@@ -116,7 +116,7 @@ pub const TREES: &[Tree] = &[
     tree("shared-port", "a listening socket shared by three forks", member::shared_listener),
     tree("pipe-holder", "a daemon that keeps standard output open", member::pipe_holder),
     tree("thread-child", "a child of a thread that is not the main one", member::thread_fork),
-    tree("headless", "a process whose main thread has ended", member::headless).quick(),
+    tree("headless", "a daemon whose main thread has ended", member::headless).quick().stacks(),
     tree("vfork", "a parent that sleeps in the kernel for its child", member::vfork),
     tree("sibling", "children made siblings of their makers, one the keeper's own", member::sibling).quick(),
     tree("subreaper", "a subreaper inside, with daemons below it", member::subreaper).stacks(),

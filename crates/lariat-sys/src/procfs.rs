@@ -11,7 +11,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 
-use rustix::fs::{CWD, Mode, OFlags, RawDir};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, RawDir};
 
 use crate::identity::Identity;
 use crate::signal::SignalSet;
@@ -145,7 +145,7 @@ pub fn uid(pid: i32) -> Result<Option<u32>> {
 /// Returns a process's arguments as they lie in its memory, each ended by NUL, up to [`TEXT_MAX`]; `None` if there is no
 /// such process. Empty for zombies and kernel threads. The process may have overwritten them.
 pub fn cmdline(pid: i32) -> Result<Option<Vec<u8>>> {
-    read_text(&ProcPath::new(pid, "/cmdline"))
+    read_shared(pid, "/cmdline", |text: &Vec<u8>| !text.is_empty(), read_text)
 }
 
 /// Returns the environment that a process was started with, each entry ended by NUL, up to [`TEXT_MAX`]; `None` if there
@@ -154,7 +154,7 @@ pub fn cmdline(pid: i32) -> Result<Option<Vec<u8>>> {
 /// # Errors
 /// [`Errno::ACCESS`] or [`Errno::PERM`] for a process that we may not look into.
 pub fn environ(pid: i32) -> Result<Option<Vec<u8>>> {
-    match read_text(&ProcPath::new(pid, "/environ")) {
+    match read_shared(pid, "/environ", |text: &Vec<u8>| !text.is_empty(), read_text) {
         // A zombie has no memory left, and what it has in /proc is root's: to others that looks like a refusal.
         Err(errno @ (Errno::ACCESS | Errno::PERM)) => match read_stat(pid)? {
             Some(stat) if stat.is_alive() => Err(errno),
@@ -179,7 +179,7 @@ pub fn environ_has(pid: i32, entry: &[u8]) -> Result<bool> {
 /// # Errors
 /// [`Errno::ACCESS`] for a process that we may not look into.
 pub fn cwd(pid: i32) -> Result<Option<PathBuf>> {
-    read_link(&ProcPath::new(pid, "/cwd"))
+    read_shared(pid, "/cwd", |_| true, read_link)
 }
 
 /// Returns a process's executable; `None` if there is no such process, or it is a zombie or a kernel thread. The kernel
@@ -188,7 +188,7 @@ pub fn cwd(pid: i32) -> Result<Option<PathBuf>> {
 /// # Errors
 /// [`Errno::ACCESS`] for a process that we may not look into.
 pub fn exe(pid: i32) -> Result<Option<PathBuf>> {
-    read_link(&ProcPath::new(pid, "/exe"))
+    read_shared(pid, "/exe", |_| true, read_link)
 }
 
 /// Returns the pids of all processes that `/proc` shows us, ascending.
@@ -281,6 +281,38 @@ impl fmt::Debug for ProcPath {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.as_c_str().fmt(out)
     }
+}
+
+/// Reads what all threads of a process share, in the file of the main thread or, where that says nothing, of another one.
+///
+/// HAZARD(zombie-main-thread): a main thread that has ended has let go of all that it shared. To root its files are empty
+/// or missing, to everybody else they are closed.
+pub(crate) fn read_shared<T>(
+    pid: i32,
+    file: &str,
+    says_something: impl Fn(&T) -> bool,
+    mut read: impl FnMut(&ProcPath) -> Result<Option<T>>,
+) -> Result<Option<T>> {
+    let main = read(&ProcPath::new(pid, file));
+    if matches!(&main, Ok(Some(found)) if says_something(found)) {
+        return main;
+    }
+    match another_thread(pid) {
+        Some(thread) => read(&ProcPath::new(pid, "/task/").number(thread).text(file)),
+        None => main,
+    }
+}
+
+/// Returns a thread of a process that is not the main one, if it has any.
+fn another_thread(pid: i32) -> Option<i32> {
+    let tasks = ProcPath::new(pid, "/task");
+    // The kernel counts the directories of threads as links, which is cheaper to ask than to list them.
+    let links = rustix::fs::statat(CWD, tasks.as_c_str(), AtFlags::empty()).ok()?.st_nlink;
+    let mut threads = Vec::new();
+    if links > 3 {
+        numbers_in(&tasks, &mut threads).ok()?;
+    }
+    threads.into_iter().find(|thread| *thread != pid)
 }
 
 /// Opens a file of `/proc` for reading; `None` if its process is gone.

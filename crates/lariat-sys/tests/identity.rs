@@ -63,6 +63,15 @@ fn a_process_without_its_main_thread_is_alive() {
     assert!(child.identity().is_alive());
     assert!(!child.child.pidfd.has_exited().unwrap());
     assert_eq!(reap::peek_exit(child.pid()), Ok(None));
+    // What its threads share is read from another one, be we root or not.
+    let pid = child.pid();
+    assert_eq!(procfs::exe(pid), procfs::exe(lariat_sys::process::pid()));
+    assert_eq!(procfs::cwd(pid), procfs::cwd(lariat_sys::process::pid()));
+    assert!(procfs::cmdline(pid).unwrap().is_some_and(|line| !line.is_empty()));
+    assert!(procfs::environ_has(pid, b"LARIAT_SYS_FIXTURE=main_thread_ends").unwrap());
+    let mut open = 0;
+    procfs::visit_descriptors(pid, &mut |_| open += 1).unwrap();
+    assert!(open > 0);
 }
 
 #[test]

@@ -27,9 +27,10 @@ pub(crate) fn thread_fork(part: &Part) -> ! {
     part.lead(1)
 }
 
-/// A process of its own whose main thread has ended while another one, which has a child, goes on.
+/// A daemon whose main thread has ended while another one, which has a child, goes on.
 pub(crate) fn headless(part: &Part) -> ! {
-    part.child(|| {
+    part.daemon(|| {
+        part.nullify();
         part.prepare();
         let body = part.clone();
         std::thread::spawn(move || {

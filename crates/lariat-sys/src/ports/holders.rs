@@ -5,7 +5,6 @@
 //! its processes. So [`find_holders`] stops early: whoever has a socket made it or got it from its parent, and those
 //! who share one are kin (HAZARD(socket-heirs)).
 
-use std::ffi::CStr;
 use std::mem::MaybeUninit;
 use std::os::fd::AsFd;
 
@@ -13,7 +12,7 @@ use rustix::fs::{AtFlags, CWD, Mode, OFlags, RawDir};
 
 use super::text;
 use crate::procfs::{self, ProcPath, Stat};
-use crate::{Errno, Result, process, tree};
+use crate::{Result, process, tree};
 
 /// A parent with more children than that, who is in their session, is a shell or a script with a crowd of jobs: its
 /// other children have nothing to do with the socket of one of them.
@@ -198,33 +197,13 @@ impl Search {
 
 /// Appends those of the sorted `wanted` sockets that a process has open.
 fn held_by(pid: i32, wanted: &[u64], found: &mut Vec<(u64, i32)>) -> Result<()> {
-    match held_in(ProcPath::new(pid, "/fd").as_c_str(), pid, wanted, found) {
-        // HAZARD(zombie-main-thread): a main thread that has ended shows no descriptors, to anybody but root not even
-        // that there are none; the others have them.
-        Ok(false) => {}
-        Err(Errno::ACCESS) if has_threads(pid) => {}
-        done => return done.map(drop),
-    }
-    let mut threads = Vec::new();
-    procfs::numbers_in(&ProcPath::new(pid, "/task"), &mut threads)?;
-    for thread in threads.into_iter().filter(|thread| *thread != pid) {
-        if held_in(ProcPath::new(pid, "/task/").number(thread).text("/fd").as_c_str(), pid, wanted, found)? {
-            break;
-        }
-    }
-    Ok(())
-}
-
-/// Says whether a process has more threads than the main one: the kernel counts the directories of threads as links.
-fn has_threads(pid: i32) -> bool {
-    let stat = rustix::fs::statat(CWD, ProcPath::new(pid, "/task").as_c_str(), AtFlags::empty());
-    stat.is_ok_and(|stat| stat.st_nlink > 3)
+    procfs::read_shared(pid, "/fd", |has_any| *has_any, |path| held_in(path, pid, wanted, found)).map(drop)
 }
 
 /// Does so for one directory of descriptors, and says whether there is any.
-fn held_in(path: &CStr, pid: i32, wanted: &[u64], found: &mut Vec<(u64, i32)>) -> Result<bool> {
+fn held_in(path: &ProcPath, pid: i32, wanted: &[u64], found: &mut Vec<(u64, i32)>) -> Result<Option<bool>> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let directory = rustix::fs::openat(CWD, path, flags, Mode::empty())?;
+    let directory = rustix::fs::openat(CWD, path.as_c_str(), flags, Mode::empty())?;
     let mut buffer = [MaybeUninit::uninit(); 8192];
     let mut entries = RawDir::new(directory.as_fd(), &mut buffer);
     let mut has_any = false;
@@ -242,5 +221,5 @@ fn held_in(path: &CStr, pid: i32, wanted: &[u64], found: &mut Vec<(u64, i32)>) -
         let inode = text::socket(target.get(..length).unwrap_or_default());
         found.extend(inode.filter(|inode| wanted.binary_search(inode).is_ok()).map(|inode| (inode, pid)));
     }
-    Ok(has_any)
+    Ok(Some(has_any))
 }

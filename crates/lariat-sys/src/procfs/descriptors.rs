@@ -7,7 +7,7 @@ use std::path::Path;
 
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, RawDir};
 
-use super::{ProcPath, absent, text};
+use super::{ProcPath, absent, read_shared, text};
 use crate::{Errno, Result};
 
 /// The longest target of a descriptor's link that is read; a longer path is cut.
@@ -37,12 +37,17 @@ pub enum Open<'a> {
 /// # Errors
 /// [`Errno::ACCESS`] for a process that we may not look into.
 pub fn visit_descriptors(pid: i32, visit: &mut dyn FnMut(Open<'_>)) -> Result<()> {
+    read_shared(pid, "/fd", |has_any| *has_any, |path| visit_in(path, visit)).map(drop)
+}
+
+/// Says whether there is any; `None` for a process that is gone.
+fn visit_in(path: &ProcPath, visit: &mut dyn FnMut(Open<'_>)) -> Result<Option<bool>> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let path = ProcPath::new(pid, "/fd");
     let directory = match rustix::fs::openat(CWD, path.as_c_str(), flags, Mode::empty()) {
         Ok(directory) => directory,
-        Err(errno) => return absent(errno).map(|_: Option<()>| ()),
+        Err(errno) => return absent(errno),
     };
+    let mut has_any = false;
     let mut buffer = [MaybeUninit::uninit(); 8192];
     let mut entries = RawDir::new(&directory, &mut buffer);
     let mut target = [0_u8; TARGET_MAX];
@@ -50,12 +55,13 @@ pub fn visit_descriptors(pid: i32, visit: &mut dyn FnMut(Open<'_>)) -> Result<()
         let entry = match entry {
             Ok(entry) => entry,
             Err(Errno::INTR) => continue,
-            Err(errno) => return absent(errno).map(|_: Option<()>| ()),
+            Err(errno) => return absent(errno),
         };
         // A descriptor that was closed meanwhile is none.
         let Ok(length) = rustix::fs::readlinkat_raw(&directory, entry.file_name(), &mut target[..]) else {
             continue;
         };
+        has_any = true;
         let target = target.get(..length).unwrap_or_default();
         if let Some(inode) = numbered(target, b"pipe:[") {
             // The link's own permission bits say how the descriptor was opened.
@@ -71,7 +77,7 @@ pub fn visit_descriptors(pid: i32, visit: &mut dyn FnMut(Open<'_>)) -> Result<()
             visit(Open::File(Path::new(OsStr::from_bytes(target))));
         }
     }
-    Ok(())
+    Ok(Some(has_any))
 }
 
 /// Reads `KIND:[NUMBER]`.
