@@ -252,13 +252,14 @@ fn the_lock_says_whether_a_lariat_process_of_the_run_is_alive() {
     assert!(!is_free());
     up.signal(libc::SIGKILL);
     up.wait();
-    while !stack.keepers(&arena).is_empty() {
-        // Read in this order: a keeper that ends in between frees the lock rightly.
-        let (is_free, is_alive) = (is_free(), !stack.keepers(&arena).is_empty());
+    let leader = Seen::of(facts.pid("leader")).expect("it waits for its grace period to end");
+    while leader.is_alive_now() {
+        // Read in this order: a keeper frees the lock when its work is done, and a moment before it has ended itself.
+        let (is_free, is_alive) = (is_free(), leader.is_alive_now());
         assert!(!is_free || !is_alive, "the lock was free while a keeper was at work");
     }
-    assert!(is_free());
     arena.wait_until_empty(PATIENCE);
+    assert!(is_free());
     arena.finish();
 }
 
