@@ -158,6 +158,51 @@ fn who_moves_out_is_ended_by_descent() {
     arena.finish();
 }
 
+/// Who was frozen has its grace period like who was stopped: with all of its directory, or below it.
+#[test]
+fn the_frozen_are_thawed_to_hear_of_the_stop() {
+    for below in ["", "mine/inner"] {
+        let arena = bounded!();
+        let facts = arena.facts("f");
+        let command = arena.command(LARIAT).args(["run", "--grace", "20s", "--", fixture::path(), "alone"]);
+        let run = command.args(["--manner", "graceful"]).facts(&facts).own_session().start();
+        facts.wait_for("ready");
+        let mut directory = arena.boundary().expect("it is there").inner().remove(0);
+        if !below.is_empty() {
+            directory.push(below);
+            std::fs::create_dir_all(&directory).expect("the command may do so too");
+            std::fs::write(directory.join("cgroup.procs"), facts.pid("leader").to_string())
+                .expect("it is ours");
+        }
+        std::fs::write(directory.join("cgroup.freeze"), "1").expect("it is ours");
+        wait_until("the freeze", PATIENCE, || {
+            let events = std::fs::read_to_string(directory.join("cgroup.events")).unwrap_or_default();
+            events.contains("frozen 1").then_some(())
+        });
+        run.signal(libc::SIGTERM);
+        run.wait();
+        assert!(facts.has("clean-leader"), "it had no grace, frozen in `{below}`");
+        assert_eq!(inner(&arena), 0);
+        arena.finish();
+    }
+}
+
+#[test]
+fn the_frozen_are_thawed_after_every_lariat_process_was_killed() {
+    let arena = bounded!();
+    let (stack, facts) = stack(&arena, "alone", "--manner graceful", "stop = { grace = '20s' }");
+    let up = stack.up(&arena);
+    facts.wait_for("ready");
+    let directory = arena.boundary().expect("it is there").inner().remove(0);
+    kill_all_of_lariat(&up);
+    up.wait();
+    std::fs::write(directory.join("cgroup.freeze"), "1").expect("it is ours");
+    stack.run(&arena, &["down", "--yes"]).expect(0);
+    assert!(facts.has("clean-leader"));
+    assert_eq!(inner(&arena), 0);
+    arena.finish();
+}
+
 #[test]
 fn what_cannot_be_had_is_said_only_where_it_was_asked_for() {
     let arena = Arena::with(Containment::Lineage);

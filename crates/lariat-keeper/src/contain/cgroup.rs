@@ -37,13 +37,15 @@ const SETTLE_WITHIN: Duration = Duration::from_millis(100);
 pub struct Bounded<C> {
     inner: C,
     groups: Vec<Cgroup>,
+    /// Nobody in the directories was frozen when the first signal was sent.
+    is_thawed: bool,
 }
 
 impl<C> Bounded<C> {
     /// Bounds `inner` by these directories.
     #[must_use]
     pub fn new(inner: C, groups: Vec<Cgroup>) -> Self {
-        Self { inner, groups }
+        Self { inner, groups, is_thawed: false }
     }
 
     /// Gives access to the inner containment.
@@ -54,6 +56,7 @@ impl<C> Bounded<C> {
     /// Adds a directory.
     pub fn add(&mut self, group: Cgroup) {
         self.groups.push(group);
+        self.is_thawed = false;
     }
 
     /// Says whether nobody lives in the directories. Waits a moment for a kernel that has not counted the dead yet.
@@ -103,6 +106,13 @@ impl<C: Containment> Containment for Bounded<C> {
     }
 
     fn signal(&mut self, member: Identity, signal: Signal) -> Result<()> {
+        // HAZARD(frozen-member): it hears of nothing but KILL. What is frozen again afterwards has chosen so.
+        if !std::mem::replace(&mut self.is_thawed, true) {
+            for group in &self.groups {
+                // Who cannot be thawed has no grace, and dies of KILL all the same.
+                let _ = group.thaw();
+            }
+        }
         self.inner.signal(member, signal)
     }
 

@@ -202,9 +202,21 @@ impl Cgroup {
         self.wait_for("frozen", true, deadline)
     }
 
-    /// Lets everybody go on.
+    /// Lets everybody go on who was frozen by this directory, or by one below: by whomever.
     pub fn thaw(&self) -> Result<()> {
-        self.write("cgroup.freeze", "0")
+        for place in self.below()? {
+            let file = self.file(join(&place, "cgroup.freeze"), OFlags::RDWR);
+            let thawed = file.and_then(|file| match read(&file)?.starts_with(b"1") {
+                true => write(&file, b"0"),
+                false => Ok(()),
+            });
+            match thawed {
+                // KERNEL(5.2): cgroup.freeze. Where it is not, nobody is frozen; nor is anybody in what was removed.
+                Ok(()) | Err(Errno::NOENT | Errno::NODEV) => {}
+                Err(errno) => return Err(errno),
+            }
+        }
+        Ok(())
     }
 
     /// Reads one of its files.

@@ -64,6 +64,8 @@ pub struct FoundSet {
     delivered: HashSet<Identity>,
     /// How often in a row a walk delivered nobody whom the one before did, though somebody was there.
     missed: u32,
+    /// Nobody in the run's cgroups was frozen when the first signal was sent.
+    is_thawed: bool,
 }
 
 /// After so many walks that came too late, whoever was born last is killed on sight (HAZARD(runner)).
@@ -84,7 +86,8 @@ impl FoundSet {
     pub fn new(clues: Clues) -> Self {
         let living = Living::default();
         let (children_but, part, empty_since) = (None, Part::All, None);
-        Self { clues, living, children_but, part, empty_since, delivered: HashSet::new(), missed: 0 }
+        let delivered = HashSet::new();
+        Self { clues, living, children_but, part, empty_since, delivered, missed: 0, is_thawed: false }
     }
 
     /// Spares what belongs to these runs.
@@ -261,6 +264,13 @@ impl Containment for FoundSet {
     }
 
     fn signal(&mut self, member: Identity, signal: Signal) -> lariat_sys::Result<()> {
+        // HAZARD(frozen-member): it hears of nothing but KILL.
+        if !std::mem::replace(&mut self.is_thawed, true) {
+            for group in self.groups() {
+                // Who cannot be thawed has no grace, and dies of KILL all the same.
+                let _ = group.thaw();
+            }
+        }
         signal_identity(member, signal)
     }
 
