@@ -10,10 +10,12 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, RawDir};
 
 use crate::identity::Identity;
+use crate::poll::poll;
 use crate::signal::SignalSet;
 use crate::{Errno, Result};
 
@@ -26,6 +28,12 @@ pub use text::{Comm, State};
 /// The most bytes of a `cmdline`, `environ` or `status` that are read; the kernel's own limit for arguments and
 /// environment together is 6 MiB. What is beyond is cut.
 pub const TEXT_MAX: usize = 8 << 20;
+
+/// How long a process may be in the middle of execve(2) before it counts as one without an environment. The kernel is
+/// done in less than a millisecond, unless it has to wait for the program's file.
+pub const EXEC_WITHIN: Duration = Duration::from_millis(20);
+/// The pause between two looks at it.
+const EXEC_AGAIN: Duration = Duration::from_micros(200);
 
 /// What `/proc/PID/stat` says of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -162,6 +170,28 @@ pub fn environ(pid: i32) -> Result<Option<Vec<u8>>> {
             None => Ok(None),
         },
         read => read,
+    }
+}
+
+/// Returns what [`environ`] returns, for the process that `stat` was just read of. Where it is in the middle of execve(2)
+/// and has none yet, blocks until it has, for [`EXEC_WITHIN`] at most.
+///
+/// # Errors
+/// As [`environ`].
+pub fn settled_environ(stat: &Stat) -> Result<Option<Vec<u8>>> {
+    let deadline = Instant::now() + EXEC_WITHIN;
+    let mut named = 0;
+    loop {
+        let environ = environ(stat.pid)?;
+        let is_settled = environ.as_ref().is_none_or(|environ| !environ.is_empty());
+        // HAZARD(exec-not-finished): a program has at least a name. That is laid out a moment before the environment, so
+        // one look at a named one is not enough.
+        named += u32::from(!is_settled && cmdline(stat.pid)?.is_none_or(|line| !line.is_empty()));
+        let has_memory = stat.is_alive() && stat.vsize > 0;
+        if is_settled || !has_memory || named > 1 || Instant::now() >= deadline {
+            return Ok(environ);
+        }
+        poll(&mut [], Some(deadline.min(Instant::now() + EXEC_AGAIN)))?;
     }
 }
 

@@ -76,6 +76,34 @@ fn only_whole_entries_of_an_environment_count() {
 }
 
 #[test]
+fn whoever_executes_itself_again_and_again_is_known_by_its_environment() {
+    let dir = tempfile::tempdir().unwrap();
+    let script = dir.path().join("again");
+    std::fs::write(&script, "#!/bin/sh\nexec \"$0\"\n").unwrap();
+    std::fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let mut again = program(&[script.to_str().unwrap()]);
+    again.env.push(c"LARIAT_RUN=0123".to_owned());
+    let child = Guard::start(&again, &SpawnOptions::default());
+    let stat = procfs::read_stat(child.pid()).unwrap().unwrap();
+    for look in 0..300 {
+        let environ = procfs::settled_environ(&stat).unwrap().unwrap();
+        let is_marked = environ.split(|byte| *byte == 0).any(|entry| entry == b"LARIAT_RUN=0123");
+        assert!(is_marked, "at look {look}: {}", environ.escape_ascii());
+    }
+    // The control: without waiting, somebody in the middle of execve has none.
+    eventually("a look in the middle", || procfs::environ(child.pid()).unwrap().unwrap().is_empty());
+}
+
+#[test]
+fn who_has_no_environment_is_not_waited_for_long() {
+    let bare = Program { env: Vec::new(), ..program(&["/bin/sleep", "1000"]) };
+    let child = Guard::start(&bare, &SpawnOptions::default());
+    child.settle();
+    let stat = procfs::read_stat(child.pid()).unwrap().unwrap();
+    assert_eq!(procfs::settled_environ(&stat), Ok(Some(Vec::new())));
+}
+
+#[test]
 fn long_arguments_and_environments_are_read_whole() {
     let long = "x".repeat(100_000);
     let mut wide = program(&["/bin/sh", "-c", "read line", &long]);

@@ -27,10 +27,12 @@ pub struct Mark {
 }
 
 impl Mark {
-    /// Reads the mark of a process. `None` for one that has none, is gone, or may not be looked into.
+    /// Reads the mark of a process. `None` for one that has none, is gone, or may not be looked into. Blocks for
+    /// [`procfs::EXEC_WITHIN`] at most, where it is in the middle of execve(2).
     #[must_use]
     pub fn of(pid: i32) -> Option<Self> {
-        procfs::environ(pid).ok().flatten().and_then(|block| Self::parse(&block))
+        let stat = procfs::read_stat(pid).ok().flatten()?;
+        procfs::settled_environ(&stat).ok().flatten().and_then(|block| Self::parse(&block))
     }
 
     /// Finds the mark in an environment block, entries ended by NUL. The first of two equal names counts, as for getenv(3).

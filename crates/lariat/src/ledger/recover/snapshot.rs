@@ -56,7 +56,7 @@ impl Process {
         let is_alive = stat.is_alive();
         // A zombie has no memory any more, and there may be very many.
         let environment =
-            if is_alive { procfs::environ(pid).ok().flatten() } else { None }.unwrap_or_default();
+            if is_alive { procfs::settled_environ(&stat).ok().flatten() } else { None }.unwrap_or_default();
         Some(Self {
             identity: stat.identity().with_inode(opened.and_then(|opened| opened.inode())),
             ppid: stat.ppid,
