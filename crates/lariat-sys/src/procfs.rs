@@ -183,12 +183,15 @@ pub fn settled_environ(stat: &Stat) -> Result<Option<Vec<u8>>> {
     let mut named = 0;
     loop {
         let environ = environ(stat.pid)?;
-        let is_settled = environ.as_ref().is_none_or(|environ| !environ.is_empty());
+        if environ.as_ref().is_none_or(|environ| !environ.is_empty()) || Instant::now() >= deadline {
+            return Ok(environ);
+        }
         // HAZARD(exec-not-finished): a program has at least a name. That is laid out a moment before the environment, so
         // one look at a named one is not enough.
-        named += u32::from(!is_settled && cmdline(stat.pid)?.is_none_or(|line| !line.is_empty()));
-        let has_memory = stat.is_alive() && stat.vsize > 0;
-        if is_settled || !has_memory || named > 1 || Instant::now() >= deadline {
+        named += u32::from(cmdline(stat.pid)?.is_none_or(|line| !line.is_empty()));
+        // Asked anew: whoever is dying has no memory any more, and there may be very many.
+        let now = read_stat(stat.pid)?.filter(|now| now.start == stat.start && now.vsize > 0);
+        if named > 1 || now.is_none_or(|now| !now.is_alive()) {
             return Ok(environ);
         }
         poll(&mut [], Some(deadline.min(Instant::now() + EXEC_AGAIN)))?;

@@ -27,12 +27,11 @@ pub struct Mark {
 }
 
 impl Mark {
-    /// Reads the mark of a process. `None` for one that has none, is gone, or may not be looked into. Blocks for
-    /// [`procfs::EXEC_WITHIN`] at most, where it is in the middle of execve(2).
+    /// Reads the mark of a process. `None` for one that has none, is gone, or may not be looked into; or is in the middle
+    /// of execve(2), for which a race against those who fork themselves away has no time.
     #[must_use]
     pub fn of(pid: i32) -> Option<Self> {
-        let stat = procfs::read_stat(pid).ok().flatten()?;
-        procfs::settled_environ(&stat).ok().flatten().and_then(|block| Self::parse(&block))
+        procfs::environ(pid).ok().flatten().and_then(|block| Self::parse(&block))
     }
 
     /// Finds the mark in an environment block, entries ended by NUL. The first of two equal names counts, as for getenv(3).

@@ -7,7 +7,14 @@ $busybox mount -t sysfs sysfs /sys
 $busybox mount -t devtmpfs devtmpfs /dev
 $busybox mkdir -p /dev/pts /dev/shm
 $busybox mount -t devpts devpts /dev/pts
+# The project may be somewhere below: it stays where its tests know it to be.
+$busybox mkdir -p /tmp /below
+$busybox mount --bind /tmp /below
 $busybox mount -t tmpfs -o mode=1777 tmpfs /tmp
+for name in $($busybox ls /below); do
+    $busybox mkdir "/tmp/$name"
+    $busybox mount --bind "/below/$name" "/tmp/$name"
+done
 $busybox mount -t tmpfs tmpfs /run
 $busybox mount -t cgroup2 cgroup2 /sys/fs/cgroup
 # Controllers for whoever makes groups below the root: those that this kernel has.

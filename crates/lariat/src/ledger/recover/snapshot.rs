@@ -86,6 +86,29 @@ pub(crate) fn newborn() -> impl Iterator<Item = (i32, PidFd)> {
     numbers.filter_map(|pid| Some((pid, PidFd::open_pid(pid).ok()?)))
 }
 
+/// How often those born since are looked for at most.
+const NEWBORN_LOOKS: u32 = 8;
+
+/// Adds whoever was born since the `known` were listed, until none of them died before he was read.
+///
+/// HAZARD(runner): whoever forks himself away faster than a list is read is among them, and most of his generations have no
+/// environment any more when it is their turn.
+fn add_newborn(processes: &mut Vec<Process>, mut known: BTreeSet<i32>) {
+    for _ in 0..NEWBORN_LOOKS {
+        let mut has_missed = false;
+        for (pid, _) in newborn() {
+            if known.insert(pid) {
+                let read = Process::read(pid).filter(|process| process.is_alive);
+                has_missed |= read.as_ref().is_none_or(|process| process.mark.is_none());
+                processes.extend(read);
+            }
+        }
+        if !has_missed {
+            return;
+        }
+    }
+}
+
 /// What a process has to do with places, pipes and ports.
 #[derive(Clone, Default, PartialEq, Eq, Debug)]
 pub struct Traces {
@@ -130,11 +153,7 @@ impl Snapshot {
     pub fn take(living: &Living) -> Result<Self> {
         let listed = procfs::pids()?;
         let mut processes: Vec<Process> = listed.iter().filter_map(|pid| Process::read(*pid)).collect();
-        // Whoever forks himself away faster than a list is read is among those who were born since (HAZARD(runner)).
-        let known: BTreeSet<i32> = listed.into_iter().collect();
-        processes.extend(
-            newborn().filter(|(pid, _)| !known.contains(pid)).filter_map(|(pid, _)| Process::read(pid)),
-        );
+        add_newborn(&mut processes, listed.into_iter().collect());
         let spared = ancestors(&processes, lariat_sys::process::pid());
         let boot = BootId::read()?.to_string();
         let user = lariat_sys::process::effective_user();
