@@ -115,7 +115,27 @@ fn identities_and_marks() -> Vec<Row> {
             vec![],
         ),
         ("a mark", vec![marked(300)], vec![(300, Why::Marked)], vec![]),
-        ("a mark of another user's", vec![foreign(marked(300))], vec![], vec![]),
+        (
+            "a mark of another user's, and what he has started; his others, and a third one's child, are strangers",
+            vec![
+                foreign(marked(300)),
+                foreign(descendant(301, 300)),
+                foreign(process(302)),
+                Process { uid: Some(7), ..descendant(303, 300) },
+                Process { uid: None, ..marked(304) },
+            ],
+            vec![],
+            vec![(300, Why::MarkedByOther), (301, Why::Descendant(300))],
+        ),
+        (
+            "another user's below a keeper is of a run that is alive",
+            vec![
+                Process { is_keeper: true, ..foreign(process(300)) },
+                Process { ppid: 300, ..foreign(marked(301)) },
+            ],
+            vec![],
+            vec![],
+        ),
         (
             "another run's mark",
             vec![Process { mark: Some(Mark { run: "0".repeat(16), service: None }), ..process(300) }],
