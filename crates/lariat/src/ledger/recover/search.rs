@@ -150,11 +150,6 @@ impl<'a> Search<'a> {
             {
                 self.add(process, Why::Recorded, Some(clue.service.clone()));
             }
-            // A run that is alive may have been started from within this one, and is in its cgroup with all it has.
-            let pid = process.identity.pid;
-            if let Some(service) = self.snapshot.grouped.get(&pid).filter(|_| !others.contains(&pid)) {
-                self.add(process, in_group, Some(service.clone()));
-            }
             // Somebody else may put any text into his own environment.
             let is_own = process.uid == Some(self.snapshot.user);
             if let Some(mark) = process
@@ -163,6 +158,11 @@ impl<'a> Search<'a> {
                 .filter(|mark| is_own && self.clues.has_mark && mark.run == self.clues.run.as_str())
             {
                 self.add(process, Why::Marked, mark.service.clone());
+            }
+            // A run that is alive may have been started from within this one, and is in its cgroup with all it has.
+            let pid = process.identity.pid;
+            if let Some(service) = self.snapshot.grouped.get(&pid).filter(|_| !others.contains(&pid)) {
+                self.add(process, in_group, Some(service.clone()));
             }
             // HAZARD(member-of-another-user): whatever else would say whose it is may not be read.
             if self.clues.left.iter().any(|left| left.is_same(&process.identity)) {

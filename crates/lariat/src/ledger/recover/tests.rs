@@ -506,8 +506,13 @@ proptest! {
             prop_assert!(process.identity == found.identity && process.is_alive);
             prop_assert!(found.identity.pid > 1 && !snapshot.spared.contains(&found.identity.pid));
         }
+        // Another user is only possible for the mark, which makes nobody certain, and for what he has started then.
+        let is_marked = |found: &Found| found.why == Why::MarkedByOther;
+        let users: BTreeSet<Option<u32>> =
+            findings.possible.iter().filter(|found| is_marked(found)).map(|found| found.uid).collect();
+        prop_assert!(!users.contains(&Some(0)) && !findings.certain.iter().any(is_marked));
         for found in &findings.possible {
-            prop_assert_eq!(found.uid, Some(0));
+            prop_assert!(found.uid == Some(0) || users.contains(&found.uid));
         }
         // Whoever is a living child of somebody certain is certain, unless spared.
         let certain: BTreeSet<i32> = findings.certain.iter().map(|found| found.identity.pid).collect();
