@@ -54,6 +54,12 @@ pub(crate) fn boundary() -> Result<Boundary, Failure> {
     }
 }
 
+/// Returns the directory that `LARIAT_CGROUP` names, for a search that goes on without it where it names none.
+pub(crate) fn cgroup_base() -> Option<PathBuf> {
+    let named = std::env::var_os("LARIAT_CGROUP").map(PathBuf::from);
+    named.filter(|path| path.is_absolute())
+}
+
 /// Returns the directory that the command was started in.
 ///
 /// # Errors

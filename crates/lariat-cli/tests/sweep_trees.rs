@@ -1,11 +1,12 @@
 //! Every fixture, under `up` and under `run`, with every lariat process killed at once: who survives, and that a sweep
-//! ends them. The disguised one is offered, left alone by `--yes`, and ended by a consent of its own.
+//! ends them. Under descent alone the disguised one is offered, left alone by `--yes`, and ended by a consent of its own;
+//! in a cgroup nobody hides, and no directory is left.
 
 mod crash;
 
 use crash::{crash, is_alive, names, project, said};
 use lariat_testkit::census::Seen;
-use lariat_testkit::{Arena, Command, Containment, Facts, Running, fixture};
+use lariat_testkit::{Arena, Command, Facts, Running, fixture};
 
 /// How lariat is started.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -56,7 +57,7 @@ struct Place {
 
 impl Place {
     fn new(verb: Verb, shape: &Shape) -> Self {
-        let arena = Arena::with(Containment::Lineage);
+        let arena = Arena::new();
         if verb == Verb::Up {
             let (stack, facts) = project(&arena, "project", shape.kind, shape.args);
             let running = stack.up(&arena);
@@ -102,7 +103,8 @@ fn check(verb: Verb, shape: &Shape) {
     let swept = place.sweep(&["--yes"]).run().expect(0);
     let what = format!("{verb:?} {}: {}", shape.kind, said(&swept));
 
-    match shape.disguised.map(|role| place.facts.pid(role)) {
+    let boundary = place.arena.boundary();
+    match shape.disguised.filter(|_| boundary.is_none()).map(|role| place.facts.pid(role)) {
         None => assert!(place.arena.alive().is_empty(), "{what}: {:?}", place.arena.alive()),
         Some(disguised) => {
             let left: Vec<i32> = place.arena.alive().iter().map(|seen| seen.pid).collect();
@@ -120,6 +122,10 @@ fn check(verb: Verb, shape: &Shape) {
     assert!(again.out().contains("nothing is left of earlier runs"), "{}", said(&again));
     assert_eq!(crash::at_runtime(&place.arena), Vec::<std::path::PathBuf>::new());
     assert_eq!(crash::listed(&place.arena), Vec::<std::path::PathBuf>::new());
+    assert_eq!(
+        boundary.map(|boundary| boundary.inner()).unwrap_or_default(),
+        Vec::<std::path::PathBuf>::new()
+    );
     place.arena.finish();
 }
 

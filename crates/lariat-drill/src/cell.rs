@@ -475,7 +475,7 @@ impl<'a> Judge<'a> {
             // In a cgroup nobody hides.
             verdict
                 .notes
-                .push(format!("hidden from every search, offered by name only: {}", after.join(", ")));
+                .push(format!("nothing proves whose they are, offered by name only: {}", after.join(", ")));
         } else {
             verdict.survivors = after;
             verdict.notes.push(format!("the command says: {}", self.output()));

@@ -67,8 +67,8 @@ impl Containment {
 pub enum Survivors {
     /// Nobody.
     None,
-    /// Whoever is not the leader, until the next command finds them; those that hid their environment as well, for good,
-    /// and named as "possibly yours".
+    /// Whoever is not the leader, until the next command finds them; those that hid their environment as well, or became
+    /// another user, for good, and named as "possibly yours".
     UntilSweep,
 }
 

@@ -55,12 +55,12 @@ const fn tree(name: &'static str, what: &'static str, build: fn(&Part) -> !) -> 
 }
 
 impl Tree {
-    /// Says whether members of it carry nothing by which they are found once every process of lariat is dead. Root sees
-    /// the environment of those whose files are root's.
+    /// Says whether members of it carry nothing by which they are surely found once every process of lariat is dead. Root
+    /// sees the environment of those whose files are root's, and what a process of another user has in it proves nothing.
     #[must_use]
     pub fn hides_from_sweep(&self) -> bool {
         match self.name {
-            "disguised" => true,
+            "disguised" | "other-user" => true,
             "undumpable" => lariat_sys::process::effective_user() != 0,
             _ => false,
         }

@@ -141,8 +141,16 @@ pub fn memfd(name: &CStr) -> Result<OwnedFd> {
 /// closed. It is never unlocked explicitly, because that would unlock it for all of them
 /// (HAZARD(shared-lock)).
 pub fn lock_exclusive(file: impl AsFd) -> Result<bool> {
-    let file = file.as_fd();
-    match rustix::io::retry_on_intr(|| rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive)) {
+    lock(file.as_fd(), FlockOperation::NonBlockingLockExclusive)
+}
+
+/// Takes a shared lock, as [`lock_exclusive`] does, and says whether nobody has an exclusive one.
+pub fn lock_shared(file: impl AsFd) -> Result<bool> {
+    lock(file.as_fd(), FlockOperation::NonBlockingLockShared)
+}
+
+fn lock(file: BorrowedFd<'_>, operation: FlockOperation) -> Result<bool> {
+    match rustix::io::retry_on_intr(|| rustix::fs::flock(file, operation)) {
         Ok(()) => Ok(true),
         Err(Errno::WOULDBLOCK) => Ok(false),
         Err(errno) => Err(errno),

@@ -25,7 +25,7 @@ const WORKERS_MAX: usize = 4;
 const SAME_FOR_EVERYONE: &[&str] = &["xtask", "lariat-config"];
 
 /// The programs of the profile `matrix`; .config/nextest.toml says the same.
-const MATRIX: &[&str] = &["run_matrix", "up_careless", "up_stops", "up_runs", "doctor"];
+const MATRIX: &[&str] = &["run_matrix", "up_careless", "up_stops", "up_runs", "doctor", "sweep_trees"];
 
 /// A program full of tests.
 #[derive(Clone, PartialEq, Eq, Debug)]

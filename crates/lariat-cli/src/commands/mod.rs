@@ -18,6 +18,7 @@ mod service;
 mod show;
 mod sweep;
 mod up;
+mod users;
 
 use crate::args::Command;
 use crate::exit_code::ExitCode;

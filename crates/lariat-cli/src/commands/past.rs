@@ -17,8 +17,10 @@ use lariat_keeper::stop::KILL_LIMIT;
 use super::consent::{Answer, Default, ask};
 use super::show::{duration, harmless, report};
 use super::up::{Signals, user_dirs};
+use super::users::Users;
 use crate::exit_code::ExitCode;
 use crate::output::{Failure, Output};
+use crate::settings;
 
 /// Processes that are listed at most; the others are counted.
 const LISTED_MAX: usize = 30;
@@ -67,7 +69,8 @@ pub(crate) fn clear(
 pub(crate) fn look(root: &Path, access: Access) -> Result<Past, Failure> {
     let dirs = user_dirs();
     let listed = dirs.runs().and_then(|directory| RunIndex::at(&directory).list().ok());
-    let others = Others { listed: listed.unwrap_or_default(), ..Others::default() };
+    let cgroup_bases = settings::cgroup_base().into_iter().collect();
+    let others = Others { listed: listed.unwrap_or_default(), cgroup_bases, ..Others::default() };
     Ok(match recovery::look_beside(root, access, &others).map_err(ledger_failure)? {
         Past::Crashed(crashed) if !crashed.findings().is_empty() => {
             Past::Crashed(Box::new(crashed.look(&Runs::read(&dirs).living())))
@@ -124,22 +127,32 @@ fn show(crashed: &Crashed, output: &mut Output) {
     for port in verify::held_ports(&crashed.ports(), crashed.run().as_str(), &findings.certain) {
         output.note(&port_line(&port));
     }
+    let users = Users::read();
     for found in &findings.possible {
+        let user = other_user(found, &users);
         let (pid, why) = (found.identity.pid, reason_in_words(found));
         let command = harmless(&found.command);
         output.note(&format!(
-            "  possibly also {pid} `{command}`: {why}; it is left alone, `lariat sweep` asks about it"
+            "  possibly also {pid}{user} `{command}`: {why}; it is left alone, `lariat sweep` asks about it"
         ));
     }
 }
 
+/// Returns words that name the user of a process that is not ours.
+fn other_user(found: &Found, users: &Users) -> String {
+    let other = found.uid.filter(|uid| *uid != lariat_sys::process::effective_user());
+    other.map(|uid| format!(" of user {}", harmless(&users.shown(uid)))).unwrap_or_default()
+}
+
 /// Returns a line for each of the first processes, and one that counts the others.
 pub(crate) fn lines(found: &[Found]) -> Vec<String> {
+    let users = Users::read();
     let line = |found: &Found| {
         let service = found.service.as_ref().map(|service| format!(" {}", harmless(service)));
         let (pid, age) = (found.identity.pid, duration(found.age));
         let (command, why) = (harmless(&found.command), reason_in_words(found));
-        format!("  {pid}{} `{command}`, {age} old: {why}", service.unwrap_or_default())
+        let (service, user) = (service.unwrap_or_default(), other_user(found, &users));
+        format!("  {pid}{service}{user} `{command}`, {age} old: {why}")
     };
     let more = found.len().saturating_sub(LISTED_MAX);
     let more = (more > 0).then(|| format!("  and {more} more"));

@@ -14,6 +14,7 @@ use super::up::{own_trouble, user_dirs};
 use crate::args::stack::PsArgs;
 use crate::exit_code::ExitCode;
 use crate::output::{Failure, Output};
+use crate::settings;
 
 /// The longest command that is shown, in characters.
 const COMMAND_MAX: usize = 40;
@@ -59,7 +60,8 @@ pub(crate) fn run(args: &PsArgs, output: &mut Output) -> Result<ExitCode, Failur
     let snapshot = Snapshot::take(&runs.living());
     let mut snapshot =
         snapshot.map_err(|errno| own_trouble("could not read the list of processes", errno))?;
-    runs.complete(&snapshot);
+    let bases: Vec<_> = settings::cgroup_base().into_iter().collect();
+    runs.complete(&snapshot, &bases);
     snapshot.living = runs.living();
     let now = clock::unix_millis();
     let mut lines: Vec<Line> = runs.known.iter().map(|run| line(run, &snapshot, now)).collect();

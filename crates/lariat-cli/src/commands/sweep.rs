@@ -36,6 +36,7 @@ struct Target {
     dirs: UserDirs,
     root: Option<PathBuf>,
     patterns: Vec<CommandPattern>,
+    cgroup_bases: Vec<PathBuf>,
 }
 
 /// Sweeps.
@@ -87,7 +88,7 @@ fn target(args: &SweepArgs, output: &mut Output) -> Result<Target, Failure> {
         Some(root) => [own_patterns(root, output), CommandPattern::built_in()].concat(),
         None => Vec::new(),
     };
-    Ok(Target { dirs, root, patterns })
+    Ok(Target { dirs, root, patterns, cgroup_bases: settings::cgroup_base().into_iter().collect() })
 }
 
 /// Makes a path absolute, without links where it is there. One that is not there may be a project that was removed.
@@ -124,6 +125,7 @@ fn request<'a>(args: &SweepArgs, target: &'a Target) -> Request<'a> {
         project: target.root.as_deref(),
         is_all: args.all,
         patterns: &target.patterns,
+        cgroup_bases: &target.cgroup_bases,
         takes: !args.dry_run,
     }
 }
@@ -140,6 +142,12 @@ fn look_only(args: &SweepArgs, target: &Target, output: &mut Output) -> Result<E
         for leftover in search.leftovers.iter().filter(|leftover| !leftover.is_empty()) {
             text.push_str(&listing(leftover).join("\n"));
             text.push('\n');
+        }
+        let empty = search.leftovers.iter().filter(|leftover| leftover.is_empty());
+        let directories: Vec<PathBuf> = empty.flat_map(Leftover::directories).collect();
+        if !directories.is_empty() {
+            text.push_str("nobody is in these cgroup directories of runs that are over:\n");
+            directories.iter().for_each(|path| text.push_str(&directory_line(path)));
         }
         if text.is_empty() {
             text.push_str("nothing is left of earlier runs\n");
@@ -238,8 +246,14 @@ fn listing(leftover: &Leftover) -> Vec<String> {
         text.push(whose);
         text.extend(lines(leftover.possible()));
     }
+    text.extend(leftover.directories().iter().map(|path| directory_line(path).trim_end().to_owned()));
     text.extend(leftover.notes.iter().map(|note| format!("  note: {}", harmless(note))));
     text
+}
+
+/// Returns the line that shows what is removed besides.
+fn directory_line(path: &Path) -> String {
+    format!("  {}, to be removed\n", harmless(&path.to_string_lossy()))
 }
 
 /// Asks about what is certain, then about what is only possible.

@@ -5,7 +5,7 @@ use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::time::{Duration, Instant};
 
-use lariat::ledger::command::{Cast, CommandLedger};
+use lariat::ledger::command::{Cast, CommandLedger, Place};
 use lariat::ledger::record::RunId;
 use lariat::process::RUN_VARIABLE;
 use lariat_keeper::awake::Awake;
@@ -268,7 +268,9 @@ impl Driver<'_> {
             let command =
                 self.options.command.iter().map(|word| word.to_string_lossy().into_owned()).collect();
             let dir = std::env::current_dir().unwrap_or_default();
-            let _ = ledger.write(cast, self.stop, command, dir);
+            let own = self.group.as_ref().and_then(|group| group.path().ok());
+            let cgroup = own.and_then(|own| Some(own.parent()?.to_owned()));
+            let _ = ledger.write(cast, self.stop, Place { command, dir, cgroup });
         }
     }
 

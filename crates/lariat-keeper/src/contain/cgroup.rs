@@ -163,19 +163,43 @@ pub fn remove(group: &Cgroup) {
 /// # Errors
 /// As [`Cgroup::create`].
 pub fn create(base: &Path, run: &str, label: &str) -> Result<Cgroup> {
+    create_seen(base, run, label, &mut |_| ())
+}
+
+/// Does what [`create`] does; `made` sees each directory before its lock is taken.
+fn create_seen(base: &Path, run: &str, label: &str, made: &mut dyn FnMut(&Cgroup)) -> Result<Cgroup> {
     let label = sanitized(label);
     for number in 0..NAMES_MAX {
         match Cgroup::create(base, &format!("{PREFIX}{run}.{label}.{number}")) {
             Err(Errno::EXIST) => {}
-            Ok(group) => {
-                // Nobody else knows of it yet, so it is free; where it cannot be locked, the ledger's lock still counts.
-                let _ = group.lock();
-                return Ok(group);
-            }
+            // A sweep was faster than we were with opening it; or there is no such base.
+            Err(Errno::NOENT) if Cgroup::open(base).is_ok() => {}
             Err(errno) => return Err(errno),
+            Ok(group) => {
+                made(&group);
+                if hold(&group) {
+                    return Ok(group);
+                }
+            }
         }
     }
     Err(Errno::EXIST)
+}
+
+/// Takes the lock of a directory that was just made, and says whether the directory is ours to use.
+///
+/// HAZARD(made-and-not-locked): in between, a sweep may take it for a dead run's. Whoever has the lock and sees the
+/// directory still there has it for good: a sweep kills and removes only under the lock.
+fn hold(group: &Cgroup) -> bool {
+    match group.lock() {
+        // A sweep looks at it. One that only looks leaves it behind, and nobody but us knows that it is of no use.
+        Ok(false) => {
+            let _ = group.remove(Instant::now());
+            false
+        }
+        // Where it cannot be locked, no sweep can lock it either.
+        Ok(true) | Err(_) => group.path().is_ok(),
+    }
 }
 
 /// Takes the directory that a supervisor passed on.
@@ -205,6 +229,22 @@ impl Directory {
         let user = lariat_sys::process::effective_user();
         let is_ours = group.owner().is_ok_and(|owner| owner == user || user == 0);
         is_ours.then_some(group)
+    }
+
+    /// Opens it, if it is there, our user's, and no lariat process looks after it. As long as what this returns is not
+    /// dropped, none will: whoever is in it was left by one that is dead.
+    #[must_use]
+    pub fn open_abandoned(&self) -> Option<Cgroup> {
+        let group = Cgroup::open(&self.path).ok()?;
+        let is_ours = group.owner().is_ok_and(|owner| owner == lariat_sys::process::effective_user());
+        // Shared, so that two who look at the same time do not take each other for its owner.
+        (is_ours && group.lock_shared() == Ok(true)).then_some(group)
+    }
+
+    /// Says whether a lariat process looks after it.
+    #[must_use]
+    pub fn is_held(&self) -> bool {
+        Cgroup::open(&self.path).is_ok_and(|group| group.lock_shared() == Ok(false))
     }
 }
 
@@ -247,7 +287,86 @@ fn sanitized(label: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsFd;
+
+    use lariat_testkit::boundary::Boundary;
+    use lariat_testkit::needs;
+
     use super::*;
+
+    const RUN: &str = "00c0ffee00c0ffee";
+
+    fn boundary(name: &str) -> Option<Boundary> {
+        let boundary = Boundary::new(&format!("lt-{name}-{}", std::process::id()));
+        if boundary.is_none() {
+            needs::skip_as_user("no cgroup directory can be made here");
+        }
+        boundary
+    }
+
+    fn only(base: &Path) -> Directory {
+        let mut all = directories_of(base, RUN);
+        assert_eq!(all.len(), 1, "{all:?}");
+        all.remove(0)
+    }
+
+    /// HAZARD(made-and-not-locked), with everything that a sweep can do in that moment.
+    #[test]
+    fn a_directory_that_was_just_made_is_nobodys_to_take() {
+        let Some(boundary) = boundary("made") else { return };
+        let base = boundary.path();
+        let first = |before: &mut dyn FnMut()| {
+            let mut made = 0;
+            create_seen(base, RUN, "web", &mut |_| {
+                made += 1;
+                if made == 1 {
+                    before();
+                }
+            })
+            .unwrap()
+        };
+        // Nobody looks: the first one is used, and while it is, it is nobody's.
+        let group = first(&mut || ());
+        assert_eq!(group.path().unwrap(), only(base).path);
+        assert!(only(base).is_held() && only(base).open_abandoned().is_none());
+        remove(&group);
+        // A sweep removes it: the negative control is that what was made is not there any more.
+        let mut removed = None;
+        let group = first(&mut || {
+            let stray = only(base).open_abandoned().unwrap();
+            remove(&stray);
+            removed = Some(stray);
+        });
+        assert_eq!(removed.unwrap().path(), Err(Errno::NOENT));
+        assert!(group.path().unwrap().exists() && only(base).is_held());
+        remove(&group);
+        // A sweep is looking at it: it is left to that one, and not left behind.
+        let mut looking = None;
+        let group = first(&mut || looking = only(base).open_abandoned());
+        assert!(looking.is_some());
+        assert_eq!(group.path().unwrap(), only(base).path);
+        assert!(only(base).is_held());
+        remove(&group);
+        assert_eq!(directories(base), []);
+    }
+
+    #[test]
+    fn what_its_owner_left_is_abandoned_and_two_may_see_it() {
+        let Some(boundary) = boundary("left") else { return };
+        let group = create(boundary.path(), RUN, "web").unwrap();
+        let heir = group.as_fd().try_clone_to_owned().unwrap();
+        drop(group);
+        assert!(only(boundary.path()).is_held(), "whoever inherited the descriptor looks after it");
+        drop(heir);
+        let (one, other) = (only(boundary.path()).open_abandoned(), only(boundary.path()).open_abandoned());
+        assert!(one.is_some() && other.is_some() && !only(boundary.path()).is_held());
+        remove(&one.unwrap());
+    }
+
+    #[test]
+    fn a_base_that_is_not_there_is_an_error() {
+        assert_eq!(create(Path::new("/nowhere"), RUN, "web").err(), Some(Errno::NOENT));
+    }
 
     #[test]
     fn names_are_read_back_and_others_are_none() {

@@ -272,6 +272,11 @@ impl Cgroup {
         files::lock_exclusive(&self.0)
     }
 
+    /// Takes a shared lock, as [`Self::lock`] does, and says whether nobody has that one. Several may have this.
+    pub fn lock_shared(&self) -> Result<bool> {
+        files::lock_shared(&self.0)
+    }
+
     /// Returns the directory and all below it as paths from here, the upper before the lower; itself is the empty path.
     fn below(&self) -> Result<Vec<Vec<u8>>> {
         let mut places = vec![Vec::new()];

@@ -11,6 +11,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use lariat_keeper::contain::choose;
 use lariat_keeper::stop::StopPlan;
 use lariat_sys::identity::{BootId, Identity};
 use lariat_sys::process;
@@ -52,6 +53,9 @@ pub struct CommandRecord {
     /// The inode of the pid namespace, outside of which the numbers mean something else.
     #[serde(default)]
     pub pid_namespace: Option<u64>,
+    /// The cgroup directory in which the command's own was made, if it has one.
+    #[serde(default)]
+    pub cgroup: Option<PathBuf>,
     /// How it is stopped, for whoever has to do it after a crash.
     #[serde(default)]
     pub stop: Option<StopRecord>,
@@ -77,6 +81,17 @@ pub struct Cast {
     pub leader: Identity,
     /// The command leads a session and a process group of its own.
     pub has_session: bool,
+}
+
+/// What a run without a project does, and where.
+#[derive(Clone, Default, PartialEq, Eq, Debug)]
+pub struct Place {
+    /// What was executed.
+    pub command: Vec<String>,
+    /// The working directory.
+    pub dir: PathBuf,
+    /// The cgroup directory in which the command's own was made.
+    pub cgroup: Option<PathBuf>,
 }
 
 /// What was found in place of a record.
@@ -178,6 +193,9 @@ impl CommandRecord {
             left: self.left.iter().map(LeftRecord::identity).collect(),
             spared: vec![self.supervisor.into(), self.keeper.into()],
             began: Some(self.supervisor.start),
+            // One that was made before the record says where it was is most likely where we would make it.
+            cgroup_bases: self.cgroup.iter().cloned().chain(choose::own()).collect(),
+            asks_locks: false,
             // Nearly everything of a person's is below home.
             place: place(&self.dir).filter(|dir| Some(dir.as_path()) != home),
             ..Clues::mark_only(self.run.clone())
@@ -253,13 +271,7 @@ impl CommandLedger {
     ///
     /// # Errors
     /// When the boot id cannot be read or the file not be written. The command goes on without a record.
-    pub fn write(
-        &self,
-        cast: Cast,
-        stop: StopPlan,
-        command: Vec<String>,
-        dir: PathBuf,
-    ) -> Result<(), LedgerError> {
+    pub fn write(&self, cast: Cast, stop: StopPlan, place: Place) -> Result<(), LedgerError> {
         let failed = |cause: io::Error| error("write", &self.path, cause);
         let own = |other: Option<i32>| if cast.has_session { Some(cast.leader.pid) } else { other };
         let record = CommandRecord {
@@ -275,8 +287,10 @@ impl CommandLedger {
             pid_namespace: pid_namespace(),
             stop: Some(StopRecord::new(stop.signal, stop.grace)),
             left: Vec::new(),
-            command,
-            dir,
+            // What is not UTF-8 cannot be written; a sweep still looks where it would make its own.
+            cgroup: place.cgroup.filter(|path| path.to_str().is_some()),
+            command: place.command,
+            dir: place.dir,
             started_unix_ms: clock::unix_millis(),
         };
         let text = serde_json::to_string(&record).map_err(|cause| failed(io::Error::other(cause)))?;
@@ -314,6 +328,10 @@ pub(super) fn place_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
 mod tests {
     use super::*;
 
+    fn place_of(command: &str, dir: &str) -> Place {
+        Place { command: vec![command.to_owned()], dir: dir.into(), cgroup: Some("/cgroups".into()) }
+    }
+
     #[test]
     fn a_record_is_written_read_and_removed() {
         let runtime = tempfile::tempdir().unwrap();
@@ -323,7 +341,7 @@ mod tests {
         assert_eq!(ledger.marker(), &outer);
         let me = Identity::current();
         let cast = Cast { supervisor: me, keeper: me, leader: me, has_session: true };
-        ledger.write(cast, StopPlan::default(), vec!["true".into()], "/".into()).unwrap();
+        ledger.write(cast, StopPlan::default(), place_of("true", "/")).unwrap();
         let record: CommandRecord = serde_json::from_slice(&fs::read(ledger.path()).unwrap()).unwrap();
         assert_eq!((record.marker.clone(), Identity::from(record.leader)), (outer, me));
         ledger.remove();
@@ -340,7 +358,7 @@ mod tests {
         let leader = Identity::new(i32::MAX, 1);
         let cast = Cast { supervisor: me, keeper: me, leader, has_session: false };
         let ledger = CommandLedger::choose(&dirs, None).unwrap();
-        ledger.write(cast, StopPlan::default(), vec!["/bin/true".into()], "/p".into()).unwrap();
+        ledger.write(cast, StopPlan::default(), place_of("/bin/true", "/p")).unwrap();
         let lariat = runtime.path().join("lariat");
         let name = |name: &str| lariat.join(name);
         let damaged = "00000000000000aa.json";
@@ -375,7 +393,7 @@ mod tests {
         let me = Identity::current();
         let cast = Cast { supervisor: me, keeper: me, leader: me, has_session: true };
         let ledger = CommandLedger::choose(&dirs, None).unwrap();
-        ledger.write(cast, StopPlan::default(), vec!["true".into()], "/".into()).unwrap();
+        ledger.write(cast, StopPlan::default(), place_of("true", "/")).unwrap();
         let read = || parse(&fs::read(ledger.path()).unwrap(), &ledger.run);
         let Loaded::Record(mut record) = read() else { panic!("{:?}", read()) };
         record.left =
@@ -384,6 +402,7 @@ mod tests {
         assert_eq!(read(), Loaded::Record(record.clone()));
         assert_eq!(record.clues(None).left, [Identity::new(7, 8)]);
         assert!(record.clues(None).leaders[0].has_own_group);
+        assert_eq!(record.clues(None).cgroup_bases.first(), Some(&PathBuf::from("/cgroups")));
     }
 
     #[test]
@@ -392,7 +411,8 @@ mod tests {
             \"boot\":\"b\",\"supervisor\":{\"pid\":2,\"start\":1},\"keeper\":{\"pid\":3,\"start\":1},\
             \"leader\":{\"pid\":4,\"start\":1},\"command\":[\"true\"],\"dir\":\"/\",\"started_unix_ms\":5}";
         let run = RunId::try_from("0123456789abcdef".to_owned()).unwrap();
-        assert!(matches!(parse(text.as_bytes(), &run), Loaded::Record(_)));
+        let Loaded::Record(record) = parse(text.as_bytes(), &run) else { panic!("it is one") };
+        assert_eq!(record.cgroup, None);
         let other = RunId::try_from("f".repeat(16)).unwrap();
         assert!(matches!(parse(text.as_bytes(), &other), Loaded::Damaged(_)));
     }

@@ -20,6 +20,7 @@ use std::time::Duration;
 use lariat_keeper::contain::cgroup::{self, Directory};
 use lariat_keeper::contain::choose;
 use lariat_sys::Result;
+use lariat_sys::cgroup::Cgroup;
 use lariat_sys::identity::Identity;
 
 use super::record::{RunId, RunRecord, ServiceRecord};
@@ -53,6 +54,8 @@ pub struct Clues {
     pub chosen: Vec<Identity>,
     /// Where the run's cgroups were made: whoever is in one of them was born in it.
     pub cgroup_bases: Vec<PathBuf>,
+    /// Nothing else says that the run is over, so a cgroup counts only while no lariat process has its lock.
+    pub asks_locks: bool,
     /// Supervisor and keepers of the run. They are spared: if one lives, the run does.
     pub spared: Vec<Identity>,
     /// When it began, in clock ticks since boot. Nobody older is suspected, and without it nobody is.
@@ -98,6 +101,7 @@ impl Clues {
             place: place(&record.root),
             ports: record.services.iter().flat_map(ports).collect(),
             cgroup_bases: record.cgroup.iter().cloned().collect(),
+            asks_locks: false,
             ..Self::mark_only(record.run.clone())
         }
     }
@@ -115,6 +119,7 @@ impl Clues {
             chosen: Vec::new(),
             // Where they were made is in the record; most likely where we would make them.
             cgroup_bases: choose::own().into_iter().collect(),
+            asks_locks: true,
             spared: Vec::new(),
             began: None,
             place: None,
@@ -125,7 +130,20 @@ impl Clues {
     /// Returns the run's cgroup directories that are there now.
     #[must_use]
     pub fn cgroups(&self) -> Vec<Directory> {
-        self.cgroup_bases.iter().flat_map(|base| cgroup::directories_of(base, self.run.as_str())).collect()
+        // Two clues may name the same place.
+        let bases: BTreeSet<&PathBuf> = self.cgroup_bases.iter().collect();
+        bases.into_iter().flat_map(|base| cgroup::directories_of(base, self.run.as_str())).collect()
+    }
+
+    /// Returns the same, opened: those that are ours and, where these clues ask for that, nobody's who is alive. That
+    /// holds for as long as what is returned is not dropped ([`Directory::open_abandoned`]).
+    #[must_use]
+    pub fn groups(&self) -> Vec<(Directory, Cgroup)> {
+        let open = |directory: Directory| {
+            let opened = if self.asks_locks { directory.open_abandoned() } else { directory.open() };
+            Some((directory, opened?))
+        };
+        self.cgroups().into_iter().filter_map(open).collect()
     }
 }
 
@@ -179,8 +197,12 @@ pub enum Why {
     Left,
     /// It was born in a cgroup that was made for the run alone.
     Cgroup,
+    /// It is in such a cgroup, and no lariat process has its lock: that run is over, and no record knows it.
+    Abandoned,
     /// It carries the run's mark.
     Marked,
+    /// It carries the run's mark, and is another user's, who may have put anything there.
+    MarkedByOther,
     /// It can write to the output of a service.
     Output,
     /// A person said so.
@@ -278,7 +300,7 @@ pub fn survey(clues: &Clues, living: &Living) -> Result<Findings> {
 #[must_use]
 pub fn survey_in(clues: &Clues, snapshot: &mut Snapshot) -> Findings {
     snapshot.look_closer(clues);
-    snapshot.add_groups(&clues.cgroups());
+    snapshot.set_groups(&clues.groups());
     let mut findings = find(clues, snapshot);
     describe(&mut findings.certain);
     describe(&mut findings.possible);

@@ -4,7 +4,8 @@
 //! Only what is certainly the run's is ever signalled, and each identity is opened again before it is. Whoever is only
 //! possibly the run's is named by the caller and left alone.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use lariat_keeper::contain::Containment;
@@ -17,10 +18,13 @@ use lariat_sys::cgroup::Cgroup;
 use lariat_sys::identity::Identity;
 use lariat_sys::procfs;
 use lariat_sys::signal::Signal;
-use lariat_sys::{process, reap, tree};
+use lariat_sys::{Errno, process, reap, tree};
 
 use crate::ledger::recover::{self, Clues, Findings, Found, Living, Snapshot, Trace, Why, newborn, survey};
 use crate::process::{Mark, age_of, command_of};
+
+/// Directories, opened.
+type Groups = Vec<(Directory, Cgroup)>;
 
 /// Which of the findings.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -189,19 +193,56 @@ impl FoundSet {
     }
 
     /// Returns the directories of what is looked for, opened.
-    fn groups(&self) -> Vec<Cgroup> {
-        let of_part = |directory: &Directory| self.part.has_label(&directory.label);
-        self.clues
-            .cgroups()
-            .iter()
-            .filter(|directory| of_part(directory))
-            .filter_map(Directory::open)
-            .collect()
+    fn groups(&self) -> Groups {
+        let mut groups = self.clues.groups();
+        groups.retain(|(directory, _)| self.part.has_label(&directory.label));
+        groups
     }
 
     /// Removes the directories of what is looked for, as far as they are empty.
     pub fn remove_groups(&self) {
-        self.groups().iter().filter(|group| cgroup::is_empty(group)).for_each(cgroup::remove);
+        let groups = self.groups();
+        groups
+            .iter()
+            .map(|(_, group)| group)
+            .filter(|group| cgroup::is_empty(group))
+            .for_each(cgroup::remove);
+    }
+
+    /// Returns the directories that [`Self::remove_groups`] would remove once nobody of the run is left.
+    #[must_use]
+    pub fn removable(&self) -> Vec<PathBuf> {
+        let groups = self.groups();
+        if groups.iter().all(|(_, group)| cgroup::is_empty(group)) {
+            return groups.into_iter().map(|(directory, _)| directory.path).collect();
+        }
+        drop(groups);
+        let Some((groups, guests)) = self.guests() else { return Vec::new() };
+        let is_free = |group: &Cgroup| members(group).is_some_and(|all| all.is_disjoint(&guests));
+        let free = groups.into_iter().filter(|(_, group)| is_free(group));
+        free.map(|(directory, _)| directory.path).collect()
+    }
+
+    /// Returns the directories, and who of their members is not the run's. `None` where nobody can say.
+    fn guests(&self) -> Option<(Groups, BTreeSet<i32>)> {
+        let groups = self.groups();
+        if groups.is_empty() {
+            return Some((groups, BTreeSet::new()));
+        }
+        let mut snapshot = Snapshot::take(&self.living).ok()?;
+        snapshot.set_groups(&groups);
+        let certain = recover::find(&self.clues, &snapshot).certain;
+        let guests = snapshot.guests(&certain);
+        Some((groups, guests))
+    }
+
+    /// Says whether nobody of the run is in its directories. A guest counts for the directory to stay, and for no more.
+    fn are_groups_deserted(&self) -> bool {
+        if self.groups().iter().all(|(_, group)| cgroup::is_empty(group)) {
+            return true;
+        }
+        let Some((groups, guests)) = self.guests() else { return false };
+        groups.iter().all(|(_, group)| members(group).is_some_and(|all| all.is_subset(&guests)))
     }
 
     /// Returns what is found; that it is nobody only when a while has passed in which nobody was. Blocks for that while.
@@ -275,9 +316,13 @@ impl Containment for FoundSet {
     }
 
     fn kill_all(&mut self) {
-        for group in self.groups() {
-            // Whoever it does not reach is killed one by one besides.
-            let _ = group.kill();
+        let Some((groups, guests)) = self.guests() else { return };
+        for (_, group) in groups {
+            // The kernel makes no difference between members: where a run that is alive, or we ourselves, were started
+            // from within, everybody is killed one by one. So is whoever this does not reach.
+            if members(&group).is_some_and(|all| all.is_disjoint(&guests)) {
+                let _ = group.kill();
+            }
         }
     }
 
@@ -290,13 +335,23 @@ impl Containment for FoundSet {
         let is_found = |findings: Findings| findings.certain.iter().any(|found| self.part.has(found));
         let is_somebody_there = survey(&self.clues, &self.living).map_or(true, is_found)
             || !self.children().is_empty()
-            || !self.groups().iter().all(cgroup::is_empty);
+            || !self.are_groups_deserted();
         if is_somebody_there {
             self.empty_since = None;
             self.miss();
             return false;
         }
         self.empty_since.get_or_insert_with(Instant::now).elapsed() >= SETTLES_AFTER
+    }
+}
+
+/// Returns who is in a directory; `None` where it cannot be read.
+fn members(group: &Cgroup) -> Option<BTreeSet<i32>> {
+    let mut pids = Vec::new();
+    match group.members(&mut pids) {
+        // One that was removed has nobody.
+        Ok(()) | Err(Errno::NOENT | Errno::NODEV) => Some(pids.into_iter().collect()),
+        Err(_) => None,
     }
 }
 
@@ -389,7 +444,11 @@ pub fn why_in_words(why: Why) -> String {
         Why::Recorded => "the record names it as a leader".into(),
         Why::Left => "the record names it as one that could not be ended".into(),
         Why::Cgroup => "it is in a cgroup that was made for the run".into(),
+        Why::Abandoned => "it is in the cgroup of a run that is over".into(),
         Why::Marked => "it carries the run's marker".into(),
+        Why::MarkedByOther => {
+            "it carries the run's marker, and is another user's, who may have put it there".into()
+        }
         Why::Output => "it can write to the output of a service".into(),
         Why::Chosen => "it was chosen".into(),
         Why::Descendant(pid) => format!("it descends from {pid}, which is the run's"),

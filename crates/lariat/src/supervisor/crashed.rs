@@ -1,7 +1,7 @@
 //! A run that did not end by itself: what is left of it, its end, and the closing of its ledger.
 
-use std::time::Duration;
-use std::time::Instant;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use lariat_keeper::ending::{Ending, was_told_by_death};
 use lariat_keeper::stop::StopPlan;
@@ -58,6 +58,8 @@ impl Crashed {
     #[must_use]
     pub fn look(mut self, living: &Living) -> Self {
         self.living = living.clone();
+        // Who holds its lock is us: to whoever looks from elsewhere that is a run that somebody is ending.
+        self.living.marks.remove(self.clues.run.as_str());
         self.look_again();
         self
     }
@@ -134,6 +136,11 @@ impl Crashed {
         self.clues.ports.clone()
     }
 
+    /// Returns the cgroup directories that are removed when nobody is left.
+    pub(super) fn directories(&self) -> Vec<PathBuf> {
+        self.set().removable()
+    }
+
     /// Returns the longest grace period of the services that were alive; absent where the ledger does not say.
     #[must_use]
     pub fn grace(&self) -> Option<Duration> {
@@ -201,6 +208,10 @@ impl Crashed {
     /// When the ledger cannot be written.
     pub fn close(self, index: Option<&RunIndex>) -> Result<Report, LedgerError> {
         let mut report = self.report();
+        if self.lock.is_some() {
+            // As far as they are empty. Whatever else becomes of the run, they are not needed any more.
+            self.set().remove_groups();
+        }
         let is_clean = report.left.is_empty() && !report.ports.iter().any(|port| port.is_ours);
         report.is_ledger_closed = is_clean;
         if let (Some(mut record), Some(lock)) = (self.record, &self.lock) {
@@ -209,8 +220,7 @@ impl Crashed {
             record.report = Some(super::books::summary(&report));
             store::save(&self.state, lock, &record)?;
             if is_clean {
-                // The run is closed in the ledger, which is what counts; these are only in nobody's way.
-                FoundSet::new(self.clues.clone()).remove_groups();
+                // The run is closed in the ledger, which is what counts; this is only in nobody's way.
                 let _ = std::fs::remove_file(&record.socket);
             }
         }
@@ -253,10 +263,10 @@ impl Crashed {
             }
         }
         for found in &self.findings.possible {
-            tally.note(format!(
-                "{} `{}` may be of this run; it was left alone",
-                found.identity.pid, found.command
-            ));
+            let is_ours = found.uid == Some(lariat_sys::process::effective_user());
+            let user = found.uid.filter(|_| !is_ours).map(|uid| format!(" of user {uid}"));
+            let (pid, user, command) = (found.identity.pid, user.unwrap_or_default(), &found.command);
+            tally.note(format!("{pid}{user} `{command}` may be of this run; it was left alone"));
         }
         if let Some(note) = reach_in_words(self.findings.reach) {
             tally.note(note);

@@ -441,7 +441,8 @@ mod tests {
             command::Cast { supervisor: me, keeper: me, leader: me, has_session: true },
         );
         let ledger = command::CommandLedger::choose(&dirs, Some(guarded.clone())).unwrap();
-        ledger.write(cast, lariat_keeper::stop::StopPlan::default(), vec!["x".into()], "/".into()).unwrap();
+        let place = command::Place { command: vec!["x".into()], ..command::Place::default() };
+        ledger.write(cast, lariat_keeper::stop::StopPlan::default(), place).unwrap();
         assert_eq!(life_of(&guarded, &dirs, me), Life::Command { guard: me });
         ledger.remove();
         assert_eq!(life_of(&guarded, &dirs, me), Life::Over { root: None });

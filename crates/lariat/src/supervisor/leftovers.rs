@@ -156,6 +156,8 @@ pub struct Outcome {
     pub ports: Vec<HeldPort>,
     /// What else a person should know.
     pub notes: Vec<String>,
+    /// Cgroup directories of the run that were removed.
+    pub removed: Vec<PathBuf>,
     /// The run is closed: the next command finds nothing to do.
     pub is_closed: bool,
 }
@@ -207,6 +209,15 @@ impl Leftover {
                 verify::held_ports(&crashed.ports(), crashed.run().as_str(), &crashed.findings().certain)
             }
             Body::Other(_) => Vec::new(),
+        }
+    }
+
+    /// Returns the cgroup directories of the run that can be removed when nobody of it is left.
+    #[must_use]
+    pub fn directories(&self) -> Vec<PathBuf> {
+        match &self.body {
+            Body::Stack(crashed) => crashed.directories(),
+            Body::Other(other) => other.set().removable(),
         }
     }
 
@@ -284,13 +295,16 @@ impl Leftover {
 
     fn close(self, index: Option<&RunIndex>, dirs: &UserDirs) -> Result<Outcome, LedgerError> {
         let is_doubtful = !self.is_dismissed && self.possible().iter().any(|found| found.identity.is_alive());
-        match self.body {
-            Body::Stack(crashed) => close_stack(*crashed, index, dirs, is_doubtful),
+        let directories = self.directories();
+        let outcome = match self.body {
+            Body::Stack(crashed) => close_stack(*crashed, index, dirs, is_doubtful)?,
             Body::Other(other) => {
                 let run = self.run.filter(|_| self.kind != Kind::Project);
-                close_other(*other, run.as_ref(), index, dirs, is_doubtful)
+                close_other(*other, run.as_ref(), index, dirs, is_doubtful)?
             }
-        }
+        };
+        let removed = directories.into_iter().filter(|directory| !directory.exists()).collect();
+        Ok(Outcome { removed, ..outcome })
     }
 }
 
@@ -316,6 +330,7 @@ fn close_stack(
         left: report.left,
         ports: report.ports,
         notes: report.notes,
+        removed: Vec::new(),
     })
 }
 
@@ -326,6 +341,7 @@ fn close_other(
     dirs: &UserDirs,
     is_doubtful: bool,
 ) -> Result<Outcome, LedgerError> {
+    other.set().remove_groups();
     let ended = other.ended.unwrap_or_default();
     let describe = |found: &Found| verify::describe(found.identity, &ended.reason(found.identity));
     let left: Vec<LeftProcess> = other.findings.certain.iter().filter_map(describe).collect();
@@ -353,6 +369,7 @@ fn close_other(
         left,
         ports: Vec::new(),
         notes: Vec::new(),
+        removed: Vec::new(),
         is_closed,
     })
 }

@@ -33,6 +33,8 @@ pub struct Others {
     pub living: Living,
     /// The list of runs: what a damaged ledger does not say any more.
     pub listed: Vec<IndexEntry>,
+    /// Where cgroups may have been made: what a damaged ledger does not say either.
+    pub cgroup_bases: Vec<PathBuf>,
 }
 
 /// Whether a state directory is made where there is none.
@@ -249,7 +251,12 @@ fn understand(
             // The list of runs knows which one was alive here, if any.
             let listed = others.listed.iter().find(|entry| entry.root == state.root());
             let run = run.or_else(|| listed.map(|entry| entry.run.clone()));
-            (run.map(|run| (None, Clues::mark_only(run))), vec![note])
+            let clues = |run| {
+                let mut clues = Clues::mark_only(run);
+                clues.cgroup_bases.extend(others.cgroup_bases.iter().cloned());
+                clues
+            };
+            (run.map(|run| (None, clues(run))), vec![note])
         }
     })
 }

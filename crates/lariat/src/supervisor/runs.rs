@@ -4,9 +4,11 @@
 //! supervisor and keepers. What a run of neither list has left is found by the marks of processes
 //! ([`crate::ledger::recover::Snapshot::unknown_marks`]).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
+use lariat_keeper::contain::cgroup::{self, Directory};
+use lariat_keeper::contain::choose;
 use lariat_sys::identity::{BootId, Identity};
 use lariat_sys::procfs;
 
@@ -137,16 +139,24 @@ impl Runs {
     /// Returns what a search for leftovers of one of them has to know of the others.
     #[must_use]
     pub fn others(&self) -> Others {
-        Others { living: self.living(), listed: self.listed.clone() }
+        Others { living: self.living(), listed: self.listed.clone(), cgroup_bases: self.bases(&[]) }
     }
 
     /// Corrects the states of those of which only the mark is known, by who carries it: a mark below a keeper is that of
-    /// a run that is being ended. Adds runs that are in neither list.
-    pub fn complete(&mut self, snapshot: &Snapshot) {
+    /// a run that is being ended, and so is one whose cgroup somebody looks after. Adds runs that are in neither list.
+    ///
+    /// Cgroups are looked for in `bases`, in our own cgroup, and wherever a record names one.
+    pub fn complete(&mut self, snapshot: &Snapshot, bases: &[PathBuf]) {
+        let directories = Directories::read(self.bases(bases));
         let all = snapshot.unknown_marks(&BTreeSet::new());
         for run in self.known.iter_mut().filter(|run| run.state == State::Crashed) {
-            let is_blind = run.clues.as_ref().is_some_and(|clues| clues.leaders.is_empty());
-            if is_blind && all.get(run.run.as_str()) == Some(&false) {
+            let Some(clues) = &mut run.clues else { continue };
+            if clues.asks_locks {
+                clues.cgroup_bases.clone_from(&directories.bases);
+            }
+            let is_blind = clues.leaders.is_empty();
+            let is_held = clues.asks_locks && directories.is_held(run.run.as_str());
+            if is_blind && (is_held || all.get(run.run.as_str()) == Some(&false)) {
                 run.state = State::Finishing;
                 run.keepers = snapshot.keepers_above(run.run.as_str());
                 run.clues = None;
@@ -155,21 +165,97 @@ impl Runs {
         let marks = snapshot.unknown_marks(&self.marks());
         let lost = marks.into_iter().filter(|(_, is_lost)| *is_lost);
         for run in lost.filter_map(|(mark, _)| RunId::try_from(mark).ok()) {
-            // Where its eldest process works is the best guess at where it was started.
             let eldest = snapshot.eldest_with(run.as_str());
-            self.known.push(KnownRun {
-                dir: eldest.and_then(|eldest| procfs::cwd(eldest.pid).ok().flatten()),
-                clues: Some(Clues::mark_only(run.clone())),
-                state: State::Crashed,
-                ..known(run, Kind::Lost)
-            });
+            if directories.is_held(run.as_str()) {
+                self.known.push(KnownRun { state: State::Alive, ..known(run, Kind::Lost) });
+            } else {
+                self.known.push(lost_run(run, eldest, &directories.bases));
+            }
         }
+    }
+
+    /// Adds runs of which only cgroup directories are known, whether somebody is in them or not. To be called after
+    /// [`Self::complete`], with the same.
+    pub fn add_strays(&mut self, snapshot: &Snapshot, bases: &[PathBuf]) {
+        let directories = Directories::read(self.bases(bases));
+        // What lives below a keeper is of a run that is alive, though no list of ours has it.
+        let marks = snapshot.unknown_marks(&self.marks());
+        for run in directories.abandoned() {
+            let is_known =
+                marks.contains_key(&run) || self.known.iter().any(|known| known.run.as_str() == run);
+            let Some(run) = RunId::try_from(run).ok().filter(|_| !is_known) else { continue };
+            let eldest = directories.eldest_in(run.as_str());
+            self.known.push(lost_run(run, eldest, &directories.bases));
+        }
+    }
+
+    /// Every place in which a run of the user may have made cgroups.
+    fn bases(&self, more: &[PathBuf]) -> Vec<PathBuf> {
+        let of_clues = self.known.iter().filter_map(|run| run.clues.as_ref()).flat_map(|c| &c.cgroup_bases);
+        let of_commands = self.commands.iter().filter_map(|file| match &file.loaded {
+            command::Loaded::Record(record) => record.cgroup.as_ref(),
+            _ => None,
+        });
+        let named: BTreeSet<PathBuf> = of_clues.chain(of_commands).chain(more).cloned().collect();
+        named.into_iter().chain(choose::own()).collect()
     }
 
     /// Returns how many processes are left of a run that crashed.
     #[must_use]
     pub fn left_of(run: &KnownRun, snapshot: &Snapshot) -> usize {
         run.clues.as_ref().map_or(0, |clues| recover::find(clues, snapshot).certain.len())
+    }
+}
+
+/// The cgroups of all runs in all places.
+struct Directories {
+    bases: Vec<PathBuf>,
+    /// By run.
+    found: BTreeMap<String, Vec<Directory>>,
+}
+
+impl Directories {
+    fn read(mut bases: Vec<PathBuf>) -> Self {
+        bases.sort();
+        bases.dedup();
+        let mut found: BTreeMap<String, Vec<Directory>> = BTreeMap::new();
+        for directory in bases.iter().flat_map(|base| cgroup::directories(base)) {
+            found.entry(directory.run.clone()).or_default().push(directory);
+        }
+        Self { bases, found }
+    }
+
+    /// Says whether a lariat process looks after one of a run's.
+    fn is_held(&self, run: &str) -> bool {
+        self.found.get(run).is_some_and(|all| all.iter().any(Directory::is_held))
+    }
+
+    /// Returns the runs of which all are ours and no lariat process looks after any.
+    fn abandoned(&self) -> Vec<String> {
+        let is_abandoned = |all: &[Directory]| all.iter().all(|one| one.open_abandoned().is_some());
+        self.found.iter().filter(|(_, all)| is_abandoned(all)).map(|(run, _)| run.clone()).collect()
+    }
+
+    /// Returns the eldest process in those of a run.
+    fn eldest_in(&self, run: &str) -> Option<Identity> {
+        let mut pids = Vec::new();
+        for group in self.found.get(run)?.iter().filter_map(Directory::open) {
+            // One that cannot be read names nobody.
+            let _ = group.members(&mut pids);
+        }
+        let members = pids.into_iter().filter_map(|pid| Identity::of(pid).ok().flatten());
+        members.min_by_key(|member| (member.start, member.pid))
+    }
+}
+
+fn lost_run(run: RunId, eldest: Option<Identity>, bases: &[PathBuf]) -> KnownRun {
+    let clues = Clues { cgroup_bases: bases.to_vec(), ..Clues::mark_only(run.clone()) };
+    KnownRun {
+        // Where its eldest process works is the best guess at where it was started.
+        dir: eldest.and_then(|eldest| procfs::cwd(eldest.pid).ok().flatten()),
+        clues: Some(clues),
+        state: State::Crashed,
+        ..known(run, Kind::Lost)
     }
 }
 

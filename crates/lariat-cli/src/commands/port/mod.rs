@@ -2,7 +2,6 @@
 
 mod free;
 mod show;
-mod users;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,10 +10,10 @@ use lariat::ports::{self, Holder, HolderProcess, PortError};
 use lariat::supervisor::freeing::{Life, Standing, Standpoint, life_of, runs_of, standing};
 
 use super::up::user_dirs;
+use super::users::Users;
 use crate::args::port::PortArgs;
 use crate::exit_code::ExitCode;
 use crate::output::{Failure, Output};
-use users::Users;
 
 /// Shows who listens on the ports; with `--free`, ends what may be ended.
 pub(crate) fn run(args: &PortArgs, output: &mut Output) -> Result<ExitCode, Failure> {

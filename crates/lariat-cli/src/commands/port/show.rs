@@ -207,8 +207,8 @@ mod tests {
     use lariat::supervisor::freeing::Standpoint;
     use lariat_sys::identity::Identity;
 
-    use super::super::users::Users;
     use super::*;
+    use crate::commands::users::Users;
 
     const RUN: &str = "0123456789abcdef";
 

@@ -1,5 +1,7 @@
 //! What a sweep found and did, as text and as JSON.
 
+use std::path::PathBuf;
+
 use anstyle::{AnsiColor, Style};
 use lariat::ledger::LedgerError;
 use lariat::ledger::recover::Found;
@@ -44,6 +46,8 @@ struct Group {
     certain: Vec<Process>,
     possible: Vec<Process>,
     ports: Vec<HeldPort>,
+    /// Cgroup directories that are removed with it.
+    directories: Vec<String>,
     notes: Vec<String>,
     outcome: Option<Done>,
 }
@@ -70,6 +74,8 @@ struct Done {
     left: Vec<LeftProcess>,
     ports: Vec<HeldPort>,
     notes: Vec<String>,
+    /// Cgroup directories that were removed.
+    removed: Vec<String>,
     is_closed: bool,
     error: Option<String>,
 }
@@ -116,9 +122,14 @@ fn group(leftover: &Leftover) -> Group {
         certain: leftover.certain().iter().map(process).collect(),
         possible: leftover.possible().iter().map(process).collect(),
         ports: leftover.held_ports(),
+        directories: paths(&leftover.directories()),
         notes: leftover.notes.clone(),
         outcome: None,
     }
+}
+
+fn paths(paths: &[PathBuf]) -> Vec<String> {
+    paths.iter().map(|path| path.to_string_lossy().into_owned()).collect()
 }
 
 fn process(found: &Found) -> Process {
@@ -146,6 +157,7 @@ fn done(outcome: &Result<Outcome, LedgerError>) -> Done {
         left: outcome.left,
         ports: outcome.ports,
         notes: outcome.notes,
+        removed: paths(&outcome.removed),
         is_closed: outcome.is_closed,
         error,
     }
@@ -208,6 +220,12 @@ pub(crate) fn report(outcomes: &Outcomes, is_styled: bool) -> String {
             }
         }
     }
+    let removed: usize =
+        outcomes.iter().filter_map(|(_, done)| done.as_ref().ok()).map(|o| o.removed.len()).sum();
+    if removed > 0 {
+        let removed = count(removed as u64, "cgroup directory", "cgroup directories");
+        text.push_str(&format!("removed {removed} of runs that are over\n"));
+    }
     text.push_str(&match (is_clean, has_ended) {
         (true, true) => format!("{green}nothing is left{green:#}\n"),
         (true, false) => format!("{green}nothing is left{green:#} of earlier runs\n"),
@@ -225,7 +243,7 @@ fn one(name: &str, closed: &Closed, outcome: &Outcome, red: Style) -> String {
             killed => format!(", {killed} of them killed"),
         };
         text.push_str(&format!("{name}: {ended} ended in {}{killed}\n", duration(outcome.took)));
-    } else if outcome.left.is_empty() && outcome.is_closed && closed.kind != Kind::Project {
+    } else if outcome.left.is_empty() && outcome.is_closed && has_books(&closed.kind) {
         text.push_str(&format!("{name}: nothing was left; closed\n"));
     }
     for left in &outcome.left {
@@ -253,6 +271,11 @@ fn one(name: &str, closed: &Closed, outcome: &Outcome, red: Style) -> String {
         text.push_str(&format!("{name} stays open, for what may be of it; {how}\n"));
     }
     text
+}
+
+/// Says whether there is more to close than what is removed.
+fn has_books(kind: &Kind) -> bool {
+    matches!(kind, Kind::Stack(_) | Kind::Command(_))
 }
 
 /// Returns the command that does by hand what could not be done.

@@ -143,13 +143,12 @@ impl<'a> Search<'a> {
 
     /// Adds whoever is the run's by himself.
     fn find_known(&mut self) {
+        let others = self.snapshot.belonging_to_known();
+        let in_group = if self.clues.asks_locks { Why::Abandoned } else { Why::Cgroup };
         for process in &self.snapshot.processes {
             if let Some(clue) = self.clues.leaders.iter().find(|clue| clue.leader.is_same(&process.identity))
             {
                 self.add(process, Why::Recorded, Some(clue.service.clone()));
-            }
-            if let Some(service) = self.snapshot.grouped.get(&process.identity.pid) {
-                self.add(process, Why::Cgroup, Some(service.clone()));
             }
             // Somebody else may put any text into his own environment.
             let is_own = process.uid == Some(self.snapshot.user);
@@ -159,6 +158,11 @@ impl<'a> Search<'a> {
                 .filter(|mark| is_own && self.clues.has_mark && mark.run == self.clues.run.as_str())
             {
                 self.add(process, Why::Marked, mark.service.clone());
+            }
+            // A run that is alive may have been started from within this one, and is in its cgroup with all it has.
+            let pid = process.identity.pid;
+            if let Some(service) = self.snapshot.grouped.get(&pid).filter(|_| !others.contains(&pid)) {
+                self.add(process, in_group, Some(service.clone()));
             }
             // HAZARD(member-of-another-user): whatever else would say whose it is may not be read.
             if self.clues.left.iter().any(|left| left.is_same(&process.identity)) {
@@ -218,20 +222,28 @@ impl<'a> Search<'a> {
 
     fn possible(&self) -> Vec<Found> {
         let alive = self.snapshot.belonging_to_living();
-        let is_candidate = |process: &Process| {
+        let is_free = |process: &Process| {
             process.is_alive
-                && process.uid == Some(self.snapshot.user)
                 && !process.is_keeper
                 && !self.is_spared(process)
                 && !alive.contains(&process.identity.pid)
                 && !self.ours.contains_key(&process.identity.pid)
         };
         let mut suspects: BTreeMap<i32, (Why, Option<String>)> = BTreeMap::new();
-        for process in self.snapshot.processes.iter().filter(|process| is_candidate(process)) {
-            let suspicion =
-                self.by_number(process).or_else(|| self.by_port(process)).or_else(|| self.by_place(process));
+        // Users of suspects: ours, and of those who carry the mark as somebody else what they have started as such.
+        let mut users = BTreeSet::from([self.snapshot.user]);
+        for process in self.snapshot.processes.iter().filter(|process| is_free(process)) {
+            let suspicion = if process.uid == Some(self.snapshot.user) {
+                self.by_number(process).or_else(|| self.by_port(process)).or_else(|| self.by_place(process))
+            } else {
+                let marked = self.by_mark_of_other(process);
+                users.extend(process.uid.filter(|_| marked.is_some()));
+                marked
+            };
             suspects.extend(suspicion.map(|suspicion| (process.identity.pid, suspicion)));
         }
+        let is_candidate =
+            |process: &Process| is_free(process) && process.uid.is_some_and(|uid| users.contains(&uid));
         // What a suspect has started goes with it.
         let mut to_visit: Vec<i32> = suspects.keys().copied().collect();
         while let Some(parent) = to_visit.pop() {
@@ -245,6 +257,13 @@ impl<'a> Search<'a> {
             }
         }
         self.take(suspects)
+    }
+
+    /// Another user's process with the run's mark: a member that has become that user, or anybody of his, who may put
+    /// any text into his environment. Only root gets to see it.
+    fn by_mark_of_other(&self, process: &Process) -> Option<(Why, Option<String>)> {
+        let mark = process.mark.as_ref().filter(|_| self.clues.has_mark && process.uid.is_some())?;
+        (mark.run == self.clues.run.as_str()).then(|| (Why::MarkedByOther, mark.service.clone()))
     }
 
     /// The number of a session or group that a leader of ours led.
@@ -324,14 +343,37 @@ impl Snapshot {
     /// Returns the numbers of everybody who belongs to a run that is alive: its own processes, what carries its mark, and
     /// what descends from either.
     pub(super) fn belonging_to_living(&self) -> BTreeSet<i32> {
-        let is_living = |process: &&Process| {
-            process.is_keeper
-                || self.living.own.contains(&process.identity)
-                || process.mark.as_ref().is_some_and(|mark| self.living.marks.contains(&mark.run))
-        };
-        let seeds: Vec<i32> =
-            self.processes.iter().filter(is_living).map(|process| process.identity.pid).collect();
+        self.below(|process| process.is_keeper || self.is_of_known(process))
+    }
+
+    /// Returns the same of runs that are known to be alive. Whoever calls himself a keeper is no proof of one: in a
+    /// cgroup nobody hides.
+    fn belonging_to_known(&self) -> BTreeSet<i32> {
+        if self.grouped.is_empty() {
+            BTreeSet::new()
+        } else {
+            self.below(|process| self.is_of_known(process))
+        }
+    }
+
+    fn is_of_known(&self, process: &Process) -> bool {
+        self.living.own.contains(&process.identity)
+            || process.mark.as_ref().is_some_and(|mark| self.living.marks.contains(&mark.run))
+    }
+
+    fn below(&self, is_seed: impl Fn(&Process) -> bool) -> BTreeSet<i32> {
+        let seeds = self.processes.iter().filter(|process| is_seed(process)).map(pid).collect();
         self.with_descendants(seeds)
+    }
+
+    /// Returns who is in its cgroups and is not the run's: ourselves and who started us from there, and what belongs to
+    /// runs that are alive.
+    #[must_use]
+    pub fn guests(&self, certain: &[Found]) -> BTreeSet<i32> {
+        let others = self.belonging_to_known();
+        let is_guest = |pid: &&i32| self.spared.contains(pid) || others.contains(pid);
+        let is_certain = |pid: i32| certain.iter().any(|found| found.identity.pid == pid);
+        self.grouped.keys().filter(is_guest).copied().filter(|pid| !is_certain(*pid)).collect()
     }
 
     /// Returns the numbers of these processes and of everybody below them.

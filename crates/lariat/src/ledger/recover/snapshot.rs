@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use lariat_keeper::contain::cgroup::Directory;
 use lariat_keeper::contain::lineage::is_keeper;
+use lariat_sys::cgroup::Cgroup;
 use lariat_sys::identity::{BootId, Identity};
 use lariat_sys::pidfd::PidFd;
 use lariat_sys::procfs::{Open, visit_descriptors};
@@ -169,12 +170,14 @@ impl Snapshot {
         })
     }
 
-    /// Notes who is in these directories. Whoever is only born after this is found by descent, or by the next look.
-    pub fn add_groups(&mut self, directories: &[Directory]) {
+    /// Notes who is in these directories, and forgets who was in others. Whoever is only born after this is found by
+    /// descent, or by the next look.
+    pub fn set_groups(&mut self, groups: &[(Directory, Cgroup)]) {
+        self.grouped.clear();
         let mut pids = Vec::new();
-        for directory in directories {
+        for (directory, group) in groups {
             // One that cannot be read hides nobody: its members are processes like any other.
-            let _ = directory.open().map(|group| group.members(&mut pids));
+            let _ = group.members(&mut pids);
             self.grouped.extend(pids.drain(..).map(|pid| (pid, directory.label.clone())));
         }
     }

@@ -115,7 +115,27 @@ fn identities_and_marks() -> Vec<Row> {
             vec![],
         ),
         ("a mark", vec![marked(300)], vec![(300, Why::Marked)], vec![]),
-        ("a mark of another user's", vec![foreign(marked(300))], vec![], vec![]),
+        (
+            "a mark of another user's, and what he has started; his others, and a third one's child, are strangers",
+            vec![
+                foreign(marked(300)),
+                foreign(descendant(301, 300)),
+                foreign(process(302)),
+                Process { uid: Some(7), ..descendant(303, 300) },
+                Process { uid: None, ..marked(304) },
+            ],
+            vec![],
+            vec![(300, Why::MarkedByOther), (301, Why::Descendant(300))],
+        ),
+        (
+            "another user's below a keeper is of a run that is alive",
+            vec![
+                Process { is_keeper: true, ..foreign(process(300)) },
+                Process { ppid: 300, ..foreign(marked(301)) },
+            ],
+            vec![],
+            vec![],
+        ),
         (
             "another run's mark",
             vec![Process { mark: Some(Mark { run: "0".repeat(16), service: None }), ..process(300) }],
@@ -486,8 +506,13 @@ proptest! {
             prop_assert!(process.identity == found.identity && process.is_alive);
             prop_assert!(found.identity.pid > 1 && !snapshot.spared.contains(&found.identity.pid));
         }
+        // Another user is only possible for the mark, which makes nobody certain, and for what he has started then.
+        let is_marked = |found: &Found| found.why == Why::MarkedByOther;
+        let users: BTreeSet<Option<u32>> =
+            findings.possible.iter().filter(|found| is_marked(found)).map(|found| found.uid).collect();
+        prop_assert!(!users.contains(&Some(0)) && !findings.certain.iter().any(is_marked));
         for found in &findings.possible {
-            prop_assert_eq!(found.uid, Some(0));
+            prop_assert!(found.uid == Some(0) || users.contains(&found.uid));
         }
         // Whoever is a living child of somebody certain is certain, unless spared.
         let certain: BTreeSet<i32> = findings.certain.iter().map(|found| found.identity.pid).collect();

@@ -33,6 +33,8 @@ pub struct Request<'a> {
     pub is_all: bool,
     /// Commands of the project's that are to be offered.
     pub patterns: &'a [CommandPattern],
+    /// Where cgroups may have been made, besides the places that are known anyway.
+    pub cgroup_bases: &'a [PathBuf],
     /// Something may be ended: locks are taken. Otherwise nothing is changed, and nothing held.
     pub takes: bool,
 }
@@ -83,7 +85,8 @@ pub fn search(
 fn look(request: &Request<'_>) -> Result<Search, SearchError> {
     let mut runs = Runs::read(request.dirs);
     let mut snapshot = Snapshot::take(&runs.living()).map_err(SearchError::Processes)?;
-    runs.complete(&snapshot);
+    runs.complete(&snapshot, request.cgroup_bases);
+    runs.add_strays(&snapshot, request.cgroup_bases);
     snapshot.living = runs.living();
     let mut search = Search {
         notes: std::mem::take(&mut runs.notes),
