@@ -19,6 +19,7 @@ use lariat_keeper::stop::StopPlan;
 use lariat_keeper::wire::{Named, Notice, Order, Plan};
 use lariat_sys::cgroup::Cgroup;
 use lariat_sys::identity::Identity;
+use lariat_sys::outside::Outside;
 use lariat_sys::pidfd::PidFd;
 use lariat_sys::poll::{self, PollFd, PollFlags};
 use lariat_sys::signal::{self, Signal, SignalFd, SignalSet};
@@ -69,6 +70,8 @@ pub(crate) fn run(options: &RunOptions) -> Result<Ended, RunError> {
     let signals = SignalFd::new(heard()).map_err(own("hear signals"))?;
     let (ours, theirs) = sockets::seqpacket_pair().map_err(own("make a socket pair"))?;
     let plan = plan(options, &before, ties.terminal.is_some(), me);
+    // Opened here, where it shows our numbers: the keeper may have others.
+    let outside = options.is_isolated.then(Outside::open).transpose().map_err(own("open /proc"))?;
     let group = cgroup(options, &plan.label).map_err(own("make a cgroup for the command"))?;
     let (stop, shares_group) = (plan.stop, !plan.has_session);
     let us = PidFd::open(me).map_err(own("open ourselves"))?;
@@ -76,12 +79,12 @@ pub(crate) fn run(options: &RunOptions) -> Result<Ended, RunError> {
     let Some(child) = forked else {
         // The keeper. What it does not need must not outlive us in it.
         drop((ours, signals, ties));
-        let holdings = Holdings { cgroup: group, supervisor: Some(us), ..Holdings::default() };
+        let holdings = Holdings { cgroup: group, supervisor: Some(us), outside, ..Holdings::default() };
         process::exit_now(become_keeper(plan, theirs, holdings));
     };
-    drop((theirs, us));
+    drop((theirs, us, outside));
     files::set_nonblocking(&ours, true).map_err(own("prepare the socket"))?;
-    let keeper = Keeper::from_fork(child.identity, ours, child.pidfd, options.is_isolated);
+    let keeper = Keeper::from_fork(child.identity, ours, child.pidfd);
     let hears_hangup = !before.ignored.contains(Signal::HUP);
     let mut machine = Machine::new(options.grace, hears_hangup);
     if options.has_lifeline || options.dies_with_parent {

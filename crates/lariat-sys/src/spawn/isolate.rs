@@ -72,9 +72,17 @@ pub(super) fn mount_proc() -> Result<()> {
     let flags = libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC;
     // SAFETY: the strings end in NUL; mount(2) takes null where it does not look.
     unsafe {
-        // What is mounted outside goes on appearing here, and nothing that is mounted here appears outside.
+        // HAZARD(shared-mounts): what is mounted outside goes on appearing here, and nothing that is mounted here appears
+        // outside.
         let slave = libc::MS_SLAVE | libc::MS_REC;
-        call::check(libc::mount(none, c"/".as_ptr(), none, slave, std::ptr::null()))?;
+        let made = match call::check(libc::mount(none, c"/".as_ptr(), none, slave, std::ptr::null())) {
+            // In a chroot whose `/` is no mount only what can be named can be changed; ours has to be.
+            Err(Errno::INVAL) => {
+                call::check(libc::mount(none, c"/proc".as_ptr(), none, slave, std::ptr::null()))
+            }
+            made => made,
+        };
+        made?;
         let kind = c"proc".as_ptr();
         call::check(libc::mount(kind, c"/proc".as_ptr(), kind, flags, std::ptr::null())).map(drop)
     }
