@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use lariat_testkit::census::{self, Seen};
+use lariat_testkit::kernel::Kernel;
 use lariat_testkit::needs::skip_as_user;
 use lariat_testkit::{
     Arena, Command, Ending, Facts, PATIENCE, Pty, Running, fixture, is_root, need, needs, subject, wait_until,
@@ -376,14 +377,63 @@ fn numbers_are_those_outside() {
     arena.finish();
 }
 
+/// Looks for a `/proc` behind every descriptor of every process that it sees.
+const LOOK_AROUND: &str = "for fd in /proc/[0-9]*/fd/*; do test -e $fd/1/stat && echo $fd; done; true";
+
+/// HAZARD(numbers-inside): nobody but the keeper holds what shows the processes outside. That root may look into any
+/// process, the keeper too, is so everywhere.
+#[test]
+fn no_member_gets_at_what_shows_the_processes_outside() {
+    let arena = Arena::new();
+    if !arena.has_pid_namespaces() {
+        return;
+    }
+    let shown =
+        arena.command(own()).args(["run", "--isolate", "--", "sh", "-c", LOOK_AROUND]).run().expect(0);
+    let found: Vec<String> = shown
+        .out()
+        .lines()
+        .filter(|line| !is_root() || !line.starts_with("/proc/1/"))
+        .map(str::to_owned)
+        .collect();
+    assert!(found.is_empty(), "{found:?}");
+    if is_root() {
+        assert!(shown.out().starts_with("/proc/1/"), "the look finds nothing: this proves nothing");
+    }
+    arena.finish();
+}
+
 /// Runs `lariat run --isolate` where something stands in its way, and returns what it said. Nothing may have started.
 fn refused(arena: &Arena, unshare: &[&str], script: &str) -> String {
     let program = needs::program("unshare").expect("it was there a moment ago");
     let script = format!("{script} \"$0\" run --isolate -- touch started");
     let command = arena.command(program).args(unshare).args(["sh", "-c", &script]).arg(own());
+    said_no(arena, command)
+}
+
+fn said_no(arena: &Arena, command: Command) -> String {
     let ending = command.own_session().run().expect(125);
     assert!(!arena.work().join("started").exists(), "it was started all the same: {ending:?}");
+    assert!(ending.err().contains("could not isolate `touch`"), "{}", ending.err());
     ending.err()
+}
+
+/// What stands in the way is named where it was found, and nothing else is.
+fn assert_hints(text: &str, step: &str, hints: &[&str]) {
+    let all = [
+        "max_pid_namespaces`",
+        "max_user_namespaces`",
+        "CAP_SETFCAP",
+        "systempaths=",
+        "seccomp=",
+        "chroot",
+        "apparmor",
+        "userns_clone",
+    ];
+    assert!(text.contains(step), "{text}");
+    for hint in all {
+        assert_eq!(text.contains(hint), hints.contains(&hint), "{hint}: {text}");
+    }
 }
 
 #[test]
@@ -396,16 +446,72 @@ fn without_a_namespace_nothing_starts_and_the_reason_is_said() {
     let bare = format!("{setpriv} --inh-caps=-all --ambient-caps=-all --bounding-set=-all");
     // Limits that are used up: with the right to make pid namespaces, and without.
     let text = refused(&arena, &["-Ur"], "echo 0 >/proc/sys/user/max_pid_namespaces && exec");
-    assert!(text.contains("could not make a pid namespace") && text.contains("max_pid_namespaces"), "{text}");
+    assert_hints(&text, "could not make a pid namespace", &["max_pid_namespaces`"]);
     let script = format!("echo 0 >/proc/sys/user/max_user_namespaces && exec {bare}");
     let text = refused(&arena, &["-Ur"], &script);
-    assert!(text.contains("max_user_namespaces"), "{text}");
+    assert_hints(&text, "could not make a pid namespace", &["max_user_namespaces`"]);
     // Root that may not hand on its own id, as in a container without any capabilities.
     let text = refused(&arena, &["-Ur"], &format!("exec {bare}"));
-    assert!(text.contains("could not map the user"), "{text}");
+    assert_hints(&text, "could not map the user", &["CAP_SETFCAP"]);
     // A container's view of /proc, in which parts are covered.
     let script = format!("mount -t tmpfs tmpfs /proc/sys && exec {bare},+setfcap");
     let text = refused(&arena, &["-Urm"], &script);
-    assert!(text.contains("could not mount /proc"), "{text}");
+    assert_hints(&text, "could not mount /proc", &["systempaths="]);
+    assert!(text.contains("/proc/sys of /proc") || text.contains("/proc/sys, "), "{text}");
+    arena.finish();
+}
+
+/// A container's filter of system calls.
+#[test]
+fn a_filter_that_takes_namespaces_away_is_named() {
+    let arena = Arena::new();
+    let kernel = Kernel::without(&arena, &["unshare-pid"]);
+    let command = kernel.command(&arena, own()).args(["run", "--isolate", "--", "touch", "started"]);
+    assert_hints(&said_no(&arena, command), "could not make a pid namespace", &["seccomp="]);
+    arena.finish();
+}
+
+/// Files below a directory that is no mount, `/proc` among them, and mounts that are shared as systemd leaves them.
+const CHROOT: &str = "set -e; mount --make-rshared /; mkdir -p root/proc root/tmp; \
+    for dir in /usr /bin /lib /lib64 /dev; do test -e $dir && mkdir root$dir && mount --rbind $dir root$dir; done; \
+    touch root/lariat; mount --bind \"$0\" root/lariat; mount -t proc proc root/proc; \
+    before=$(wc -l </proc/self/mountinfo); \
+    chroot root /lariat run --isolate -- sh -c 'test $$ = 2 && test -d /proc/2 && ! test -d /proc/3 && exit 7' || code=$?; \
+    test $before = $(wc -l </proc/self/mountinfo) || exit 8; exit $code";
+
+#[test]
+fn a_chroot_whose_root_is_no_mount_will_do() {
+    let arena = Arena::new();
+    if !is_root() {
+        return skip_as_user("only root may change its root");
+    }
+    if !arena.has_pid_namespaces() {
+        return;
+    }
+    // Everything is mounted in a namespace that goes with the test.
+    let command = arena.command(need!("unshare")).args(["-m", "sh", "-c", CHROOT]).arg(own());
+    command.own_session().run().expect(7);
+    arena.finish();
+}
+
+/// The kernel lets an ordinary user mount `/proc` only as the one that is there is mounted.
+#[test]
+fn a_proc_that_keeps_other_times_or_is_read_only_will_do() {
+    let setpriv = need!("setpriv");
+    let arena = Arena::new();
+    if !is_root() {
+        return skip_as_user("only root may change how /proc is mounted");
+    }
+    if !arena.has_pid_namespaces() {
+        return;
+    }
+    for how in ["noatime", "strictatime", "nodiratime", "relatime"] {
+        let script = format!(
+            "mount -o remount,bind,{how} /proc && exec {setpriv} --reuid=2 --regid=2 --clear-groups \
+             env --unset=XDG_RUNTIME_DIR \"$0\" run --isolate -- sh -c 'exit 7'"
+        );
+        let ending = arena.command(need!("unshare")).args(["-m", "sh", "-c", &script]).arg(own()).run();
+        assert_eq!(ending.code(), Some(7), "{how}: {ending:?}");
+    }
     arena.finish();
 }

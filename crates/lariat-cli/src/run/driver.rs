@@ -107,6 +107,7 @@ pub(crate) fn run(options: &RunOptions) -> Result<Ended, RunError> {
         options,
         keeps_record: false,
         left: Vec::new(),
+        has_lost_keeper: false,
     }
     .run()
 }
@@ -221,6 +222,8 @@ struct Driver<'a> {
     group: Option<Cgroup>,
     awake: Awake,
     left: Vec<Named>,
+    /// The keeper died before its last word.
+    has_lost_keeper: bool,
 }
 
 type Outcome = Result<Ending, RunError>;
@@ -250,7 +253,7 @@ impl Driver<'_> {
         if let (Some(ledger), false) = (&self.options.ledger, self.keeps_record) {
             ledger.remove();
         }
-        outcome.map(|ending| Ended { ending, left: self.left })
+        outcome.map(|ending| Ended { ending, left: self.left, has_lost_keeper: self.has_lost_keeper })
     }
 
     /// A shell that ends gives the terminal back to the group that was in front when it began. From within a namespace it
@@ -415,6 +418,7 @@ impl Driver<'_> {
     }
 
     fn keeper_gone(&mut self) -> Option<Outcome> {
+        self.has_lost_keeper = true;
         self.reap_keeper();
         self.handle(Event::KeeperGone)
     }
