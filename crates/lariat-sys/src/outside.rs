@@ -72,7 +72,8 @@ impl Outside {
     }
 
     /// Keeps the others of our namespace from reaching this descriptor through our entry in `/proc`, as far as they have no
-    /// right to look into any process (`CAP_SYS_PTRACE`). Who made the namespace may look into us as before.
+    /// right to look into any process (`CAP_SYS_PTRACE`). Outside, an ordinary user may see us as before, and not read our
+    /// environment or descriptors any more.
     ///
     /// The setting is the process's (`PR_SET_DUMPABLE`) and lasts until it executes a program.
     pub fn hide(&self) {

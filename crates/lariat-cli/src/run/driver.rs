@@ -426,6 +426,7 @@ impl Driver<'_> {
     /// Waits for the keeper's exit, which follows its last word at once, and reaps it.
     fn reap_keeper(&mut self) {
         if let Some(keeper) = self.keeper.take() {
+            // HAZARD(joined-namespace): somebody else's child may hold its exit up, and does not hold us up.
             let _ = keeper.pidfd().wait_exit(Some(Instant::now() + Duration::from_secs(1)));
             keeper.reap();
             self.dead_keeper = Some(keeper.identity().pid);

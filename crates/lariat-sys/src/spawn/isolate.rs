@@ -68,11 +68,11 @@ impl Namespaces {
     }
 }
 
-/// Returns how `/proc` is to be mounted: as a user namespace may only do it, which is as the one that is there is mounted.
+/// Returns how `/proc` is to be mounted: a user namespace may do it only with the access times of the one that is there.
+/// One that is read-only does not get so far, since users are mapped through it.
 fn proc_flags() -> libc::c_ulong {
     let there = rustix::fs::statvfs(c"/proc").map_or(StatVfsMountFlags::empty(), |found| found.f_flag);
     let same = [
-        (StatVfsMountFlags::RDONLY, libc::MS_RDONLY),
         (StatVfsMountFlags::NOATIME, libc::MS_NOATIME),
         (StatVfsMountFlags::NODIRATIME, libc::MS_NODIRATIME),
     ];
