@@ -1,5 +1,5 @@
-//! `lariat run --isolate`: every fixture × every ending once more, with the keeper as init of a pid namespace. What
-//! differs: whoever kills the keeper, or all of lariat at once, has the kernel end the rest in that moment.
+//! `lariat run --isolate`, besides what `run_matrix.rs` has of it: runs in runs, numbers, what is reached from inside and
+//! from outside, and where there is no pid namespace to be had.
 //!
 //! The judge looks from outside and knows nothing of namespaces but how to find a process by its number inside.
 
@@ -8,233 +8,10 @@ use std::time::Duration;
 use lariat_testkit::census::{self, Seen};
 use lariat_testkit::kernel::Kernel;
 use lariat_testkit::needs::skip_as_user;
-use lariat_testkit::{
-    Arena, Command, Ending, Facts, PATIENCE, Pty, Running, fixture, is_root, need, needs, subject, wait_until,
-};
-
-/// What ends the run.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum End {
-    LeaderExits,
-    Term,
-    Hup,
-    Int,
-    KillLariat,
-    KillGroup,
-    KillKeeper,
-    KillAll,
-    TerminalClosed,
-    TypedInterrupt,
-    SecondSignal,
-}
-
-impl End {
-    fn is_in_terminal(self) -> bool {
-        matches!(self, Self::TerminalClosed | Self::TypedInterrupt)
-    }
-
-    /// Whether the kernel ends everything at once, grace period or not.
-    fn is_the_kernels(self) -> bool {
-        matches!(self, Self::KillKeeper | Self::KillAll)
-    }
-
-    /// Whether lariat lives to see the end, so that nothing may be alive once it has exited.
-    fn has_witness(self) -> bool {
-        !matches!(self, Self::KillLariat | Self::KillGroup | Self::KillAll)
-    }
-
-    fn tells_once(self) -> bool {
-        !self.is_in_terminal() && !self.is_the_kernels() && self != Self::SecondSignal
-    }
-}
-
-const MANNERS: [&str; 3] = ["plain", "stubborn", "graceful"];
-
-/// One fixture: its kind, the roles of members besides the leader, whether it has manners.
-struct Shape(&'static str, &'static [&'static str], bool);
+use lariat_testkit::{Arena, Command, PATIENCE, fixture, is_root, need, needs, subject, wait_until};
 
 fn own() -> std::ffi::OsString {
     subject::lariat(env!("CARGO_BIN_EXE_lariat"))
-}
-
-fn grace(manner: &str, end: End) -> &'static str {
-    match (manner, end) {
-        // Longer than any patience: what the kernel ends must not have to wait for it.
-        (_, End::SecondSignal | End::KillKeeper | End::KillAll) => "10m",
-        ("stubborn", _) => "700ms",
-        _ => "20s",
-    }
-}
-
-fn run_cell(shape: &Shape, end: End) {
-    let Shape(_, _, has_manners) = shape;
-    for manner in if *has_manners { &MANNERS[..] } else { &MANNERS[..1] } {
-        let mut arena = Arena::new();
-        if !arena.has_pid_namespaces() {
-            return;
-        }
-        run_one(&mut arena, shape, manner, end, true);
-        let what = format!("{} {manner} {end:?}", shape.0);
-        let leaks = arena.check();
-        assert!(leaks.is_empty(), "{what}: {leaks}");
-    }
-}
-
-/// Runs one cell up to its end, and leaves the look at what is left to the caller.
-fn run_one(arena: &mut Arena, shape: &Shape, manner: &str, end: End, is_isolated: bool) {
-    let Shape(kind, roles, has_manners) = shape;
-    let facts = arena.facts("f");
-    let port = arena.port().to_string();
-    let isolate: &[&str] = if is_isolated { &["--isolate"] } else { &[] };
-    let command = arena
-        .command(own())
-        .arg("run")
-        .args(isolate)
-        .args(["--grace", grace(manner, end), "--", fixture::path(), kind])
-        .args(["--port", &port, "--manner", manner, "--ms", "150"])
-        .facts(&facts);
-    let (running, pty) = start(command, end);
-    facts.wait_for("ready");
-    let ending = bring_about(end, &running, pty, &facts, is_isolated);
-    if !end.has_witness() && is_isolated {
-        arena.wait_until_empty(PATIENCE);
-    }
-    let what = format!("{kind} {manner} {end:?}: {ending:?}, {:?}", facts.names());
-    if *has_manners {
-        check_ending(manner, end, &ending, &what);
-    }
-    if manner == "graceful" {
-        check_grace(roles, end, &facts, &what);
-    }
-}
-
-fn start(command: Command, end: End) -> (Running, Option<Pty>) {
-    if end.is_in_terminal() {
-        let mut pty = Pty::new();
-        let running = pty.start(command);
-        return (running, Some(pty));
-    }
-    (command.own_session().start(), None)
-}
-
-fn keeper_of(running: &Running) -> Seen {
-    // The one that made the namespaces is dead, and may be unreaped for a moment.
-    let is_alive = |pid: &i32| Seen::of(*pid).is_some_and(|seen| seen.is_alive());
-    let keepers: Vec<i32> = census::children_of(running.pid()).into_iter().filter(is_alive).collect();
-    assert_eq!(keepers.len(), 1, "lariat has children {keepers:?}");
-    Seen::of(keepers[0]).expect("a living keeper")
-}
-
-fn bring_about(end: End, running: &Running, pty: Option<Pty>, facts: &Facts, is_isolated: bool) -> Ending {
-    match end {
-        End::LeaderExits => {
-            let leader = census::inside(keeper_of(running).pid, facts.pid("leader"));
-            assert!(is_isolated, "the number is one inside");
-            leader.expect("a leader").signal(libc::SIGUSR1);
-        }
-        End::Term => running.signal(libc::SIGTERM),
-        End::Hup => running.signal(libc::SIGHUP),
-        End::Int => running.signal(libc::SIGINT),
-        End::KillLariat => running.signal(libc::SIGKILL),
-        End::KillGroup => running.signal_group(libc::SIGKILL),
-        End::KillKeeper => keeper_of(running).kill(),
-        End::KillAll => {
-            // Stopped first, so that none of them sees the other's death.
-            let all = [keeper_of(running), running.seen().expect("a living lariat")];
-            for signal in [libc::SIGSTOP, libc::SIGKILL] {
-                all.iter().for_each(|seen| seen.signal(signal));
-            }
-        }
-        End::SecondSignal => {
-            return wait_until("the end after several signals", PATIENCE, || {
-                running.signal(libc::SIGTERM);
-                running.ended(Duration::from_millis(50))
-            });
-        }
-        End::TerminalClosed => pty.expect("it is in a terminal").close(),
-        End::TypedInterrupt => {
-            let mut pty = pty.expect("it is in a terminal");
-            pty.send("\x03");
-            return pty.wait_end(running);
-        }
-    }
-    running.wait()
-}
-
-fn check_ending(manner: &str, end: End, ending: &Ending, what: &str) {
-    let (code, signal) = (ending.code(), ending.signal());
-    match (end, manner) {
-        (End::KillLariat | End::KillGroup | End::KillAll, _) => {
-            assert_eq!(signal, Some(libc::SIGKILL), "{what}");
-        }
-        (End::KillKeeper, _) => assert_eq!(code, Some(125), "{what}"),
-        (End::TerminalClosed | End::SecondSignal, _) => {}
-        (End::LeaderExits, _) => assert_eq!(code, Some(7), "{what}"),
-        (_, "graceful") => assert_eq!(code, Some(0), "{what}"),
-        (_, "stubborn") => assert_eq!(code, Some(128 + libc::SIGKILL), "{what}"),
-        (End::TypedInterrupt, _) => assert_eq!(signal, Some(libc::SIGINT), "{what}"),
-        _ => assert_eq!(code, Some(128 + libc::SIGTERM), "{what}"),
-    }
-}
-
-/// Whoever is graceful was told, once, and had the time to finish; but at the keeper's death nobody is told.
-fn check_grace(roles: &[&str], end: End, facts: &Facts, what: &str) {
-    if end == End::SecondSignal {
-        return;
-    }
-    let leader: &[&str] = if end == End::LeaderExits { &[] } else { &["leader"] };
-    for role in leader.iter().chain(roles) {
-        assert_eq!(facts.has(&format!("clean-{role}")), !end.is_the_kernels(), "{role}: {what}");
-        if end.tells_once() {
-            assert_eq!(facts.told(role), [1], "{role} was not told once: {what}");
-        }
-    }
-}
-
-macro_rules! matrix {
-    ($($name:ident: $shape:expr;)*) => {$(
-        mod $name {
-            use super::*;
-            #[test] fn leader_exits() { run_cell(&$shape, End::LeaderExits); }
-            #[test] fn term() { run_cell(&$shape, End::Term); }
-            #[test] fn hup() { run_cell(&$shape, End::Hup); }
-            #[test] fn int_sent() { run_cell(&$shape, End::Int); }
-            #[test] fn kill_lariat() { run_cell(&$shape, End::KillLariat); }
-            #[test] fn kill_group() { run_cell(&$shape, End::KillGroup); }
-            #[test] fn kill_keeper() { run_cell(&$shape, End::KillKeeper); }
-            #[test] fn kill_all() { run_cell(&$shape, End::KillAll); }
-            #[test] fn terminal_closed() { run_cell(&$shape, End::TerminalClosed); }
-            #[test] fn typed_interrupt() { run_cell(&$shape, End::TypedInterrupt); }
-            #[test] fn second_signal() { run_cell(&$shape, End::SecondSignal); }
-        }
-    )*};
-}
-
-matrix! {
-    alone: Shape("alone", &[], true);
-    child: Shape("child", &["child"], true);
-    own_group: Shape("own-group", &["child"], true);
-    new_session: Shape("new-session", &["child"], true);
-    daemon: Shape("daemon", &["daemon"], true);
-    disguised: Shape("disguised", &["disguised"], true);
-    stopped: Shape("stopped", &["stopped"], true);
-    port_holder: Shape("port-holder", &["port"], true);
-    forker: Shape("forker", &[], false);
-    runners: Shape("runners", &[], false);
-    forks_while_dying: Shape("forks-while-dying", &[], false);
-    daemonize_on_term: Shape("daemonize-on-term", &[], false);
-    wide: Shape("wide", &[], false);
-    deep: Shape("deep", &[], false);
-}
-
-/// The negative control: the same death of all of lariat without isolation leaves a daemon behind, and the harness sees
-/// it.
-#[test]
-fn without_isolation_a_daemon_survives_the_death_of_all_of_lariat() {
-    let mut arena = Arena::new();
-    run_one(&mut arena, &Shape("disguised", &[], false), "stubborn", End::KillAll, false);
-    let leaks = arena.check();
-    assert!(!leaks.is_empty(), "it ends without isolation as well: the tests above prove nothing");
 }
 
 /// Runs with isolation around, inside of, and beside runs without, and runs in runs in runs.
@@ -312,7 +89,7 @@ fn a_keeper_that_was_stopped_hears_of_its_supervisors_death() {
     let command = arena.command(own()).args(["run", "--isolate", "--", fixture::path(), "daemon"]);
     let running = command.args(["--manner", "graceful"]).facts(&facts).own_session().start();
     facts.wait_for("ready");
-    keeper_of(&running).signal(libc::SIGSTOP);
+    census::keeper_of(running.pid()).signal(libc::SIGSTOP);
     running.signal(libc::SIGKILL);
     arena.wait_until_empty(PATIENCE);
     assert!(facts.has("clean-leader") && facts.has("clean-daemon"), "{:?}", facts.names());
@@ -332,7 +109,7 @@ fn who_entered_from_outside_holds_nobody_up() {
     let command = arena.command(own()).args(["run", "--isolate", "--", fixture::path(), "alone"]);
     let running = command.facts(&facts).own_session().start();
     facts.wait_for("ready");
-    let keeper = keeper_of(&running);
+    let keeper = census::keeper_of(running.pid());
     let target = keeper.pid.to_string();
     let intruder = arena.command(nsenter).args(["--pid", "--target", &target, &sleep, "600"]).start();
     wait_until("somebody who entered", PATIENCE, || {
@@ -363,7 +140,7 @@ fn numbers_are_those_outside() {
     let command = arena.command(own()).args(["run", "--isolate", "--", fixture::path(), "alone"]);
     let running = command.facts(&facts).own_session().start();
     facts.wait_for("ready");
-    let leader = census::inside(keeper_of(&running).pid, facts.pid("leader")).expect("a leader");
+    let leader = census::inside(census::keeper_of(running.pid()).pid, facts.pid("leader")).expect("a leader");
     assert_ne!(leader.pid, facts.pid("leader"), "the number inside is a small one");
     let record = wait_until("the record", PATIENCE, || {
         let dir = arena.dir().join("runtime/lariat");

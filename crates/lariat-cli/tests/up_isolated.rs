@@ -1,5 +1,5 @@
-//! `isolation = "pid"`: real servers in a pid namespace, their ports reached from outside; every way to end them; the
-//! numbers that people see; and what happens where there are no namespaces.
+//! `isolation = "pid"`, besides the servers of `up_servers.rs`: the numbers that people see, daemons, restarts, stacks of
+//! both kinds; and what happens where there are no namespaces.
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -7,135 +7,12 @@ use std::time::Duration;
 use lariat_testkit::census::{self, Seen};
 use lariat_testkit::needs::skip_as_user;
 use lariat_testkit::stuck::DeafServer;
-use lariat_testkit::{
-    Arena, Facts, PATIENCE, Stack, fixture, is_root, need, needs, net, subject, wait_until,
-};
+use lariat_testkit::{Arena, Facts, PATIENCE, Stack, fixture, is_root, need, needs, subject, wait_until};
 use serde_json::Value;
 
 const LARIAT: &str = env!("CARGO_BIN_EXE_lariat");
 /// Kill passes last up to fifteen seconds where nothing helps.
 const KILLING_AT_MOST: Duration = Duration::from_secs(28);
-
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum End {
-    Down,
-    Interrupt,
-    KillSupervisor,
-    KillKeeper,
-    KillAll,
-}
-
-/// A server: how it is run at a port, how that is asked, and what its output must say if it was allowed to finish.
-struct Server {
-    toml: String,
-    port: u16,
-    answer: fn(u16) -> bool,
-    last_words: &'static str,
-}
-
-fn redis(arena: &mut Arena) -> Option<Server> {
-    let (program, port) = (needs::program("redis-server")?, arena.port());
-    let run = format!("['{program}', '--port', '{port}', '--bind', '127.0.0.1', '--save', '']");
-    let toml = format!("run = {run}\nport = {port}\nready = {{ tcp = {port} }}\n");
-    Some(Server { toml, port, answer: |port| net::connect(port).is_some(), last_words: "bye bye" })
-}
-
-fn python(arena: &mut Arena) -> Option<Server> {
-    let (program, port) = (needs::program("python3")?, arena.port());
-    let toml = format!(
-        "run = 'exec {program} -m http.server $PORT --bind 127.0.0.1'\nport = {port}\nready = {{ http = '/' }}\n"
-    );
-    let answer = |port| net::get(port, "/lariat.toml").is_some_and(|(status, _)| status == 200);
-    Some(Server { toml, port, answer, last_words: "" })
-}
-
-const CLUSTER: &str = "
-const cluster = require('cluster'), http = require('http');
-if (cluster.isPrimary) {
-  const workers = [cluster.fork(), cluster.fork()];
-  process.once('SIGTERM', () => workers.forEach(worker => worker.process.kill('SIGTERM')));
-  let gone = 0;
-  cluster.on('exit', () => { if (++gone == workers.length) { console.log('all workers left'); process.exit(0); } });
-} else {
-  const server = http.createServer((q, a) => a.end('from node')).listen(process.env.PORT, '127.0.0.1');
-  process.once('SIGTERM', () => { server.close(); setTimeout(() => process.exit(0), 200); });
-}
-";
-
-fn node(arena: &mut Arena) -> Option<Server> {
-    let (program, port) = (needs::program("node")?, arena.port());
-    arena.write("isolated/server.js", CLUSTER);
-    let toml = format!("run = '{program} server.js'\nport = {port}\nready = {{ http = '/' }}\n");
-    let answer = |port| net::get(port, "/") == Some((200, "from node".to_owned()));
-    Some(Server { toml, port, answer, last_words: "all workers left" })
-}
-
-fn drive(make: fn(&mut Arena) -> Option<Server>, end: End) {
-    let mut arena = Arena::new();
-    let Some(server) = make(&mut arena).filter(|_| arena.has_pid_namespaces()) else { return };
-    let toml = format!("[service.server]\nisolation = 'pid'\n{}", server.toml);
-    let stack = Stack::new(&arena, LARIAT, "isolated", &toml);
-    let up = stack.up(&arena);
-    assert!((server.answer)(server.port), "it is called ready and does not answer");
-    let keepers = stack.keepers(&arena);
-    match end {
-        End::Down => {
-            let down = stack.run(&arena, &["down"]).expect(0);
-            for phase in 1..=5 {
-                assert!(down.out().contains(&format!("[{phase}/5]")), "{}\n{}", down.out(), down.err());
-            }
-            up.wait().expect(0);
-        }
-        End::Interrupt => {
-            up.signal(libc::SIGINT);
-            up.wait().expect(0);
-        }
-        End::KillSupervisor => {
-            up.signal(libc::SIGKILL);
-            arena.wait_until_empty(PATIENCE);
-            let next = stack.run(&arena, &["down", "--yes"]);
-            let said = format!("{}{}", next.out(), next.err());
-            assert!(matches!(next.code(), Some(0 | 6)) && said.contains("server"), "{next:?}");
-        }
-        End::KillKeeper => {
-            keepers.iter().for_each(Seen::kill);
-            let ending = up.wait();
-            assert_eq!(ending.code(), Some(1), "{ending:?}");
-            assert!(ending.out().contains("the kernel ended everything in its pid namespace"), "{ending:?}");
-        }
-        End::KillAll => {
-            let all: Vec<Seen> = keepers.iter().cloned().chain(up.seen()).collect();
-            for signal in [libc::SIGSTOP, libc::SIGKILL] {
-                all.iter().for_each(|seen| seen.signal(signal));
-            }
-            up.wait();
-            arena.wait_until_empty(PATIENCE);
-            // The next command finds nobody to ask for, and closes the books.
-            stack.run(&arena, &["down"]).expect(0);
-        }
-    }
-    let leaks = arena.check();
-    assert!(leaks.is_empty(), "{end:?}: {leaks}");
-    let has_finished = !matches!(end, End::KillKeeper | End::KillAll);
-    let store = String::from_utf8_lossy(&stack.store("server")).into_owned();
-    let says_so = store.contains(server.last_words) || server.last_words.is_empty();
-    assert!(says_so || !has_finished, "it was not allowed to finish: {store}");
-}
-
-macro_rules! servers {
-    ($($name:ident)*) => {$(
-        mod $name {
-            use super::{End, drive};
-            #[test] fn stack_goes_down() { drive(super::$name, End::Down); }
-            #[test] fn stack_is_interrupted() { drive(super::$name, End::Interrupt); }
-            #[test] fn supervisor_is_killed() { drive(super::$name, End::KillSupervisor); }
-            #[test] fn keeper_is_killed() { drive(super::$name, End::KillKeeper); }
-            #[test] fn everything_of_lariat_is_killed() { drive(super::$name, End::KillAll); }
-        }
-    )*};
-}
-
-servers! { redis python node }
 
 fn project(arena: &Arena, kind: &str, args: &str, more: &str) -> (Stack, Facts) {
     let facts = arena.facts("f");
