@@ -1,239 +1,17 @@
-//! `lariat run --isolate`: every fixture × every ending once more, with the keeper as init of a pid namespace. What
-//! differs: whoever kills the keeper, or all of lariat at once, has the kernel end the rest in that moment.
+//! `lariat run --isolate`, besides what `run_matrix.rs` has of it: runs in runs, numbers, what is reached from inside and
+//! from outside, and where there is no pid namespace to be had.
 //!
 //! The judge looks from outside and knows nothing of namespaces but how to find a process by its number inside.
 
 use std::time::Duration;
 
 use lariat_testkit::census::{self, Seen};
+use lariat_testkit::kernel::Kernel;
 use lariat_testkit::needs::skip_as_user;
-use lariat_testkit::{
-    Arena, Command, Ending, Facts, PATIENCE, Pty, Running, fixture, is_root, need, needs, subject, wait_until,
-};
-
-/// What ends the run.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum End {
-    LeaderExits,
-    Term,
-    Hup,
-    Int,
-    KillLariat,
-    KillGroup,
-    KillKeeper,
-    KillAll,
-    TerminalClosed,
-    TypedInterrupt,
-    SecondSignal,
-}
-
-impl End {
-    fn is_in_terminal(self) -> bool {
-        matches!(self, Self::TerminalClosed | Self::TypedInterrupt)
-    }
-
-    /// Whether the kernel ends everything at once, grace period or not.
-    fn is_the_kernels(self) -> bool {
-        matches!(self, Self::KillKeeper | Self::KillAll)
-    }
-
-    /// Whether lariat lives to see the end, so that nothing may be alive once it has exited.
-    fn has_witness(self) -> bool {
-        !matches!(self, Self::KillLariat | Self::KillGroup | Self::KillAll)
-    }
-
-    fn tells_once(self) -> bool {
-        !self.is_in_terminal() && !self.is_the_kernels() && self != Self::SecondSignal
-    }
-}
-
-const MANNERS: [&str; 3] = ["plain", "stubborn", "graceful"];
-
-/// One fixture: its kind, the roles of members besides the leader, whether it has manners.
-struct Shape(&'static str, &'static [&'static str], bool);
+use lariat_testkit::{Arena, Command, PATIENCE, fixture, is_root, need, needs, subject, wait_until};
 
 fn own() -> std::ffi::OsString {
     subject::lariat(env!("CARGO_BIN_EXE_lariat"))
-}
-
-fn grace(manner: &str, end: End) -> &'static str {
-    match (manner, end) {
-        // Longer than any patience: what the kernel ends must not have to wait for it.
-        (_, End::SecondSignal | End::KillKeeper | End::KillAll) => "10m",
-        ("stubborn", _) => "700ms",
-        _ => "20s",
-    }
-}
-
-fn run_cell(shape: &Shape, end: End) {
-    let Shape(_, _, has_manners) = shape;
-    for manner in if *has_manners { &MANNERS[..] } else { &MANNERS[..1] } {
-        let mut arena = Arena::new();
-        if !arena.has_pid_namespaces() {
-            return;
-        }
-        run_one(&mut arena, shape, manner, end, true);
-        let what = format!("{} {manner} {end:?}", shape.0);
-        let leaks = arena.check();
-        assert!(leaks.is_empty(), "{what}: {leaks}");
-    }
-}
-
-/// Runs one cell up to its end, and leaves the look at what is left to the caller.
-fn run_one(arena: &mut Arena, shape: &Shape, manner: &str, end: End, is_isolated: bool) {
-    let Shape(kind, roles, has_manners) = shape;
-    let facts = arena.facts("f");
-    let port = arena.port().to_string();
-    let isolate: &[&str] = if is_isolated { &["--isolate"] } else { &[] };
-    let command = arena
-        .command(own())
-        .arg("run")
-        .args(isolate)
-        .args(["--grace", grace(manner, end), "--", fixture::path(), kind])
-        .args(["--port", &port, "--manner", manner, "--ms", "150"])
-        .facts(&facts);
-    let (running, pty) = start(command, end);
-    facts.wait_for("ready");
-    let ending = bring_about(end, &running, pty, &facts, is_isolated);
-    if !end.has_witness() && is_isolated {
-        arena.wait_until_empty(PATIENCE);
-    }
-    let what = format!("{kind} {manner} {end:?}: {ending:?}, {:?}", facts.names());
-    if *has_manners {
-        check_ending(manner, end, &ending, &what);
-    }
-    if manner == "graceful" {
-        check_grace(roles, end, &facts, &what);
-    }
-}
-
-fn start(command: Command, end: End) -> (Running, Option<Pty>) {
-    if end.is_in_terminal() {
-        let mut pty = Pty::new();
-        let running = pty.start(command);
-        return (running, Some(pty));
-    }
-    (command.own_session().start(), None)
-}
-
-fn keeper_of(running: &Running) -> Seen {
-    // The one that made the namespaces is dead, and may be unreaped for a moment.
-    let is_alive = |pid: &i32| Seen::of(*pid).is_some_and(|seen| seen.is_alive());
-    let keepers: Vec<i32> = census::children_of(running.pid()).into_iter().filter(is_alive).collect();
-    assert_eq!(keepers.len(), 1, "lariat has children {keepers:?}");
-    Seen::of(keepers[0]).expect("a living keeper")
-}
-
-fn bring_about(end: End, running: &Running, pty: Option<Pty>, facts: &Facts, is_isolated: bool) -> Ending {
-    match end {
-        End::LeaderExits => {
-            let leader = census::inside(keeper_of(running).pid, facts.pid("leader"));
-            assert!(is_isolated, "the number is one inside");
-            leader.expect("a leader").signal(libc::SIGUSR1);
-        }
-        End::Term => running.signal(libc::SIGTERM),
-        End::Hup => running.signal(libc::SIGHUP),
-        End::Int => running.signal(libc::SIGINT),
-        End::KillLariat => running.signal(libc::SIGKILL),
-        End::KillGroup => running.signal_group(libc::SIGKILL),
-        End::KillKeeper => keeper_of(running).kill(),
-        End::KillAll => {
-            // Stopped first, so that none of them sees the other's death.
-            let all = [keeper_of(running), running.seen().expect("a living lariat")];
-            for signal in [libc::SIGSTOP, libc::SIGKILL] {
-                all.iter().for_each(|seen| seen.signal(signal));
-            }
-        }
-        End::SecondSignal => {
-            return wait_until("the end after several signals", PATIENCE, || {
-                running.signal(libc::SIGTERM);
-                running.ended(Duration::from_millis(50))
-            });
-        }
-        End::TerminalClosed => pty.expect("it is in a terminal").close(),
-        End::TypedInterrupt => {
-            let mut pty = pty.expect("it is in a terminal");
-            pty.send("\x03");
-            return pty.wait_end(running);
-        }
-    }
-    running.wait()
-}
-
-fn check_ending(manner: &str, end: End, ending: &Ending, what: &str) {
-    let (code, signal) = (ending.code(), ending.signal());
-    match (end, manner) {
-        (End::KillLariat | End::KillGroup | End::KillAll, _) => {
-            assert_eq!(signal, Some(libc::SIGKILL), "{what}");
-        }
-        (End::KillKeeper, _) => assert_eq!(code, Some(125), "{what}"),
-        (End::TerminalClosed | End::SecondSignal, _) => {}
-        (End::LeaderExits, _) => assert_eq!(code, Some(7), "{what}"),
-        (_, "graceful") => assert_eq!(code, Some(0), "{what}"),
-        (_, "stubborn") => assert_eq!(code, Some(128 + libc::SIGKILL), "{what}"),
-        (End::TypedInterrupt, _) => assert_eq!(signal, Some(libc::SIGINT), "{what}"),
-        _ => assert_eq!(code, Some(128 + libc::SIGTERM), "{what}"),
-    }
-}
-
-/// Whoever is graceful was told, once, and had the time to finish; but at the keeper's death nobody is told.
-fn check_grace(roles: &[&str], end: End, facts: &Facts, what: &str) {
-    if end == End::SecondSignal {
-        return;
-    }
-    let leader: &[&str] = if end == End::LeaderExits { &[] } else { &["leader"] };
-    for role in leader.iter().chain(roles) {
-        assert_eq!(facts.has(&format!("clean-{role}")), !end.is_the_kernels(), "{role}: {what}");
-        if end.tells_once() {
-            assert_eq!(facts.told(role), [1], "{role} was not told once: {what}");
-        }
-    }
-}
-
-macro_rules! matrix {
-    ($($name:ident: $shape:expr;)*) => {$(
-        mod $name {
-            use super::*;
-            #[test] fn leader_exits() { run_cell(&$shape, End::LeaderExits); }
-            #[test] fn term() { run_cell(&$shape, End::Term); }
-            #[test] fn hup() { run_cell(&$shape, End::Hup); }
-            #[test] fn int_sent() { run_cell(&$shape, End::Int); }
-            #[test] fn kill_lariat() { run_cell(&$shape, End::KillLariat); }
-            #[test] fn kill_group() { run_cell(&$shape, End::KillGroup); }
-            #[test] fn kill_keeper() { run_cell(&$shape, End::KillKeeper); }
-            #[test] fn kill_all() { run_cell(&$shape, End::KillAll); }
-            #[test] fn terminal_closed() { run_cell(&$shape, End::TerminalClosed); }
-            #[test] fn typed_interrupt() { run_cell(&$shape, End::TypedInterrupt); }
-            #[test] fn second_signal() { run_cell(&$shape, End::SecondSignal); }
-        }
-    )*};
-}
-
-matrix! {
-    alone: Shape("alone", &[], true);
-    child: Shape("child", &["child"], true);
-    own_group: Shape("own-group", &["child"], true);
-    new_session: Shape("new-session", &["child"], true);
-    daemon: Shape("daemon", &["daemon"], true);
-    disguised: Shape("disguised", &["disguised"], true);
-    stopped: Shape("stopped", &["stopped"], true);
-    port_holder: Shape("port-holder", &["port"], true);
-    forker: Shape("forker", &[], false);
-    runners: Shape("runners", &[], false);
-    forks_while_dying: Shape("forks-while-dying", &[], false);
-    daemonize_on_term: Shape("daemonize-on-term", &[], false);
-    wide: Shape("wide", &[], false);
-    deep: Shape("deep", &[], false);
-}
-
-/// The negative control: the same death of all of lariat without isolation leaves a daemon behind, and the harness sees
-/// it.
-#[test]
-fn without_isolation_a_daemon_survives_the_death_of_all_of_lariat() {
-    let mut arena = Arena::new();
-    run_one(&mut arena, &Shape("disguised", &[], false), "stubborn", End::KillAll, false);
-    let leaks = arena.check();
-    assert!(!leaks.is_empty(), "it ends without isolation as well: the tests above prove nothing");
 }
 
 /// Runs with isolation around, inside of, and beside runs without, and runs in runs in runs.
@@ -311,7 +89,7 @@ fn a_keeper_that_was_stopped_hears_of_its_supervisors_death() {
     let command = arena.command(own()).args(["run", "--isolate", "--", fixture::path(), "daemon"]);
     let running = command.args(["--manner", "graceful"]).facts(&facts).own_session().start();
     facts.wait_for("ready");
-    keeper_of(&running).signal(libc::SIGSTOP);
+    census::keeper_of(running.pid()).signal(libc::SIGSTOP);
     running.signal(libc::SIGKILL);
     arena.wait_until_empty(PATIENCE);
     assert!(facts.has("clean-leader") && facts.has("clean-daemon"), "{:?}", facts.names());
@@ -331,7 +109,7 @@ fn who_entered_from_outside_holds_nobody_up() {
     let command = arena.command(own()).args(["run", "--isolate", "--", fixture::path(), "alone"]);
     let running = command.facts(&facts).own_session().start();
     facts.wait_for("ready");
-    let keeper = keeper_of(&running);
+    let keeper = census::keeper_of(running.pid());
     let target = keeper.pid.to_string();
     let intruder = arena.command(nsenter).args(["--pid", "--target", &target, &sleep, "600"]).start();
     wait_until("somebody who entered", PATIENCE, || {
@@ -362,7 +140,7 @@ fn numbers_are_those_outside() {
     let command = arena.command(own()).args(["run", "--isolate", "--", fixture::path(), "alone"]);
     let running = command.facts(&facts).own_session().start();
     facts.wait_for("ready");
-    let leader = census::inside(keeper_of(&running).pid, facts.pid("leader")).expect("a leader");
+    let leader = census::inside(census::keeper_of(running.pid()).pid, facts.pid("leader")).expect("a leader");
     assert_ne!(leader.pid, facts.pid("leader"), "the number inside is a small one");
     let record = wait_until("the record", PATIENCE, || {
         let dir = arena.dir().join("runtime/lariat");
@@ -376,14 +154,63 @@ fn numbers_are_those_outside() {
     arena.finish();
 }
 
+/// Looks for a `/proc` behind every descriptor of every process that it sees.
+const LOOK_AROUND: &str = "for fd in /proc/[0-9]*/fd/*; do test -e $fd/1/stat && echo $fd; done; true";
+
+/// HAZARD(numbers-inside): nobody but the keeper holds what shows the processes outside. That root may look into any
+/// process, the keeper too, is so everywhere.
+#[test]
+fn no_member_gets_at_what_shows_the_processes_outside() {
+    let arena = Arena::new();
+    if !arena.has_pid_namespaces() {
+        return;
+    }
+    let shown =
+        arena.command(own()).args(["run", "--isolate", "--", "sh", "-c", LOOK_AROUND]).run().expect(0);
+    let found: Vec<String> = shown
+        .out()
+        .lines()
+        .filter(|line| !is_root() || !line.starts_with("/proc/1/"))
+        .map(str::to_owned)
+        .collect();
+    assert!(found.is_empty(), "{found:?}");
+    if is_root() {
+        assert!(shown.out().starts_with("/proc/1/"), "the look finds nothing: this proves nothing");
+    }
+    arena.finish();
+}
+
 /// Runs `lariat run --isolate` where something stands in its way, and returns what it said. Nothing may have started.
 fn refused(arena: &Arena, unshare: &[&str], script: &str) -> String {
     let program = needs::program("unshare").expect("it was there a moment ago");
     let script = format!("{script} \"$0\" run --isolate -- touch started");
     let command = arena.command(program).args(unshare).args(["sh", "-c", &script]).arg(own());
+    said_no(arena, command)
+}
+
+fn said_no(arena: &Arena, command: Command) -> String {
     let ending = command.own_session().run().expect(125);
     assert!(!arena.work().join("started").exists(), "it was started all the same: {ending:?}");
+    assert!(ending.err().contains("could not isolate `touch`"), "{}", ending.err());
     ending.err()
+}
+
+/// What stands in the way is named where it was found, and nothing else is.
+fn assert_hints(text: &str, step: &str, hints: &[&str]) {
+    let all = [
+        "max_pid_namespaces`",
+        "max_user_namespaces`",
+        "CAP_SETFCAP",
+        "systempaths=",
+        "seccomp=",
+        "chroot",
+        "apparmor",
+        "userns_clone",
+    ];
+    assert!(text.contains(step), "{text}");
+    for hint in all {
+        assert_eq!(text.contains(hint), hints.contains(&hint), "{hint}: {text}");
+    }
 }
 
 #[test]
@@ -396,16 +223,72 @@ fn without_a_namespace_nothing_starts_and_the_reason_is_said() {
     let bare = format!("{setpriv} --inh-caps=-all --ambient-caps=-all --bounding-set=-all");
     // Limits that are used up: with the right to make pid namespaces, and without.
     let text = refused(&arena, &["-Ur"], "echo 0 >/proc/sys/user/max_pid_namespaces && exec");
-    assert!(text.contains("could not make a pid namespace") && text.contains("max_pid_namespaces"), "{text}");
+    assert_hints(&text, "could not make a pid namespace", &["max_pid_namespaces`"]);
     let script = format!("echo 0 >/proc/sys/user/max_user_namespaces && exec {bare}");
     let text = refused(&arena, &["-Ur"], &script);
-    assert!(text.contains("max_user_namespaces"), "{text}");
+    assert_hints(&text, "could not make a pid namespace", &["max_user_namespaces`"]);
     // Root that may not hand on its own id, as in a container without any capabilities.
     let text = refused(&arena, &["-Ur"], &format!("exec {bare}"));
-    assert!(text.contains("could not map the user"), "{text}");
+    assert_hints(&text, "could not map the user", &["CAP_SETFCAP"]);
     // A container's view of /proc, in which parts are covered.
     let script = format!("mount -t tmpfs tmpfs /proc/sys && exec {bare},+setfcap");
     let text = refused(&arena, &["-Urm"], &script);
-    assert!(text.contains("could not mount /proc"), "{text}");
+    assert_hints(&text, "could not mount /proc", &["systempaths="]);
+    assert!(text.contains("/proc/sys of /proc") || text.contains("/proc/sys, "), "{text}");
+    arena.finish();
+}
+
+/// A container's filter of system calls.
+#[test]
+fn a_filter_that_takes_namespaces_away_is_named() {
+    let arena = Arena::new();
+    let kernel = Kernel::without(&arena, &["unshare-pid"]);
+    let command = kernel.command(&arena, own()).args(["run", "--isolate", "--", "touch", "started"]);
+    assert_hints(&said_no(&arena, command), "could not make a pid namespace", &["seccomp="]);
+    arena.finish();
+}
+
+/// Files below a directory that is no mount, `/proc` among them, and mounts that are shared as systemd leaves them.
+const CHROOT: &str = "set -e; mount --make-rshared /; mkdir -p root/proc root/tmp; \
+    for dir in /usr /bin /lib /lib64 /dev; do test -e $dir && mkdir root$dir && mount --rbind $dir root$dir; done; \
+    touch root/lariat; mount --bind \"$0\" root/lariat; mount -t proc proc root/proc; \
+    before=$(wc -l </proc/self/mountinfo); \
+    chroot root /lariat run --isolate -- sh -c 'test $$ = 2 && test -d /proc/2 && ! test -d /proc/3 && exit 7' || code=$?; \
+    test $before = $(wc -l </proc/self/mountinfo) || exit 8; exit $code";
+
+#[test]
+fn a_chroot_whose_root_is_no_mount_will_do() {
+    let arena = Arena::new();
+    if !is_root() {
+        return skip_as_user("only root may change its root");
+    }
+    if !arena.has_pid_namespaces() {
+        return;
+    }
+    // Everything is mounted in a namespace that goes with the test.
+    let command = arena.command(need!("unshare")).args(["-m", "sh", "-c", CHROOT]).arg(own());
+    command.own_session().run().expect(7);
+    arena.finish();
+}
+
+/// The kernel lets an ordinary user mount `/proc` only with the access times of the one that is there.
+#[test]
+fn a_proc_that_keeps_other_times_will_do() {
+    let setpriv = need!("setpriv");
+    let arena = Arena::new();
+    if !is_root() {
+        return skip_as_user("only root may change how /proc is mounted");
+    }
+    if !arena.has_pid_namespaces() {
+        return;
+    }
+    for how in ["noatime", "strictatime", "nodiratime", "relatime"] {
+        let script = format!(
+            "mount -o remount,bind,{how} /proc && exec {setpriv} --reuid=2 --regid=2 --clear-groups \
+             env --unset=XDG_RUNTIME_DIR \"$0\" run --isolate -- sh -c 'exit 7'"
+        );
+        let ending = arena.command(need!("unshare")).args(["-m", "sh", "-c", &script]).arg(own()).run();
+        assert_eq!(ending.code(), Some(7), "{how}: {ending:?}");
+    }
     arena.finish();
 }

@@ -1,13 +1,19 @@
 //! Every fixture × every ending of `lariat run`: nothing is left, by the harness's own check, and whoever may have a
 //! grace period gets it.
 //!
+//! All of it once more with `--isolate` (`…::isolated`), and with one ending more: all of lariat is killed at once. What
+//! differs there is that at the keeper's death the kernel ends everybody in that moment.
+//!
 //! Each cell runs three times: with members that die of the stop signal, that ignore every polite signal, and that
 //! work for a moment before they write a marker and exit. Storms and trees have one manner only.
 
 use std::time::Duration;
 
 use lariat_testkit::boundary::Boundary;
-use lariat_testkit::{Arena, Command, Facts, PATIENCE, Pty, Running, census, fixture, subject, wait_until};
+use lariat_testkit::census::{self, Seen};
+use lariat_testkit::{
+    Arena, Command, Containment, Ending, Facts, PATIENCE, Pty, Running, fixture, subject, wait_until,
+};
 
 /// What ends the run.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -18,6 +24,7 @@ enum End {
     Int,
     KillLariat,
     KillKeeper,
+    KillAll,
     TerminalClosed,
     TypedInterrupt,
     KillGroup,
@@ -31,7 +38,12 @@ impl End {
 
     /// Whether lariat lives to see the end, so that nothing may be alive once it has exited.
     fn has_witness(self) -> bool {
-        !matches!(self, Self::KillLariat | Self::KillGroup)
+        !matches!(self, Self::KillLariat | Self::KillGroup | Self::KillAll)
+    }
+
+    /// Whether a namespace ends with it, at once and without a word to anybody.
+    fn is_the_keepers_death(self) -> bool {
+        matches!(self, Self::KillKeeper | Self::KillAll)
     }
 
     /// Whether lariat alone tells the members, so that each must have been told exactly once.
@@ -78,44 +90,33 @@ const LATE_DAEMON: Shape = storm(&["daemonize-on-term"]);
 const WIDE: Shape = storm(&["wide"]);
 const DEEP: Shape = storm(&["deep"]);
 
-fn run_cell(shape: &Shape, end: End) {
+fn run_cell(shape: &Shape, end: End, containment: Containment) {
     let manners: &[Manner] = if shape.has_manners {
         &[Manner::Plain, Manner::Stubborn, Manner::Graceful]
     } else {
         &[Manner::Plain]
     };
     for manner in manners {
-        run_one(shape, *manner, end);
+        let mut arena = Arena::with(containment);
+        if arena.is_isolated() && !arena.has_pid_namespaces() {
+            return;
+        }
+        run_one(&mut arena, shape, *manner, end);
     }
 }
 
 /// The grace period: short where it has to run out, longer than any test's patience where it must not.
-fn grace(manner: Manner, end: End) -> &'static str {
+fn grace(arena: &Arena, manner: Manner, end: End) -> &'static str {
     match (manner, end) {
         (_, End::SecondSignal) => "10m",
+        _ if arena.is_isolated() && end.is_the_keepers_death() => "10m",
         (Manner::Stubborn, _) => "700ms",
         _ => "20s",
     }
 }
 
-fn run_one(shape: &Shape, manner: Manner, end: End) {
-    let mut arena = Arena::new();
-    let facts = arena.facts("f");
-    let port = arena.port().to_string();
-    let args = shape.args.iter().map(|arg| if *arg == "PORT" { port.as_str() } else { arg });
-    let manner_arg = format!("{manner:?}").to_lowercase();
-    let command = arena
-        .command(subject::lariat(env!("CARGO_BIN_EXE_lariat")))
-        .args(["run", "--grace", grace(manner, end), "--", fixture::path()])
-        .args(args)
-        .args(["--manner", &manner_arg, "--ms", "150"])
-        .facts(&facts);
-    let (running, pty) = start(command, end);
-    facts.wait_for("ready");
-    let leader = facts.pid("leader");
-    let is_taken_along =
-        end == End::KillGroup && census::Seen::of(leader).is_some_and(|l| l.group == running.pid());
-    let ending = bring_about(end, &running, pty, &facts);
+fn run_one(arena: &mut Arena, shape: &Shape, manner: Manner, end: End) {
+    let (facts, ending, is_taken_along) = end_one(arena, shape, manner, end);
     if !end.has_witness() {
         arena.wait_until_empty(PATIENCE);
     }
@@ -123,11 +124,44 @@ fn run_one(shape: &Shape, manner: Manner, end: End) {
     let leaks = arena.check();
     assert!(leaks.is_empty(), "{what}: {leaks}");
     let directories = arena.boundary().map(Boundary::inner).unwrap_or_default();
-    assert!(directories.is_empty(), "{what}: {directories:?} were left");
+    // Nobody is there to remove them where all were killed: that is for the next command.
+    assert!(directories.is_empty() || end == End::KillAll, "{what}: {directories:?} were left");
     check_ending(manner, end, shape, &ending, &what);
     if manner == Manner::Graceful {
-        check_grace(shape, end, is_taken_along, &facts, &what);
+        let is_told = !(arena.is_isolated() && end.is_the_keepers_death());
+        check_grace(shape, end, is_told && !is_taken_along, &facts, &what);
+        let mut roles = ["leader"].into_iter().chain(shape.roles.iter().copied());
+        assert!(is_told || roles.all(|role| facts.told(role).is_empty()), "somebody was told: {what}");
     }
+}
+
+/// Starts one cell and brings its end about. Says as well whether the leader shared the end of lariat's group.
+fn end_one(arena: &mut Arena, shape: &Shape, manner: Manner, end: End) -> (Facts, Ending, bool) {
+    let facts = arena.facts("f");
+    let port = arena.port().to_string();
+    let args = shape.args.iter().map(|arg| if *arg == "PORT" { port.as_str() } else { arg });
+    let manner_arg = format!("{manner:?}").to_lowercase();
+    let command = arena
+        .command(subject::lariat(env!("CARGO_BIN_EXE_lariat")))
+        .arg("run")
+        .args(arena.isolation_flags())
+        .args(["--grace", grace(arena, manner, end), "--", fixture::path()])
+        .args(args)
+        .args(["--manner", &manner_arg, "--ms", "150"])
+        .facts(&facts);
+    let (running, pty) = start(command, end);
+    facts.wait_for("ready");
+    let keeper = census::keeper_of(running.pid());
+    // Looked for only where it matters: by its number inside it is found late among those that fork without end.
+    let leader = matches!(end, End::LeaderExits | End::KillGroup).then(|| facts.pid("leader"));
+    let leader = leader.and_then(|number| match arena.is_isolated() {
+        true => census::inside(keeper.pid, number),
+        false => Seen::of(number),
+    });
+    let is_taken_along =
+        end == End::KillGroup && leader.as_ref().is_some_and(|leader| leader.group == running.pid());
+    let ending = bring_about(end, &running, pty, &keeper, leader);
+    (facts, ending, is_taken_along)
 }
 
 fn start(command: Command, end: End) -> (Running, Option<Pty>) {
@@ -140,17 +174,20 @@ fn start(command: Command, end: End) -> (Running, Option<Pty>) {
     (command.own_session().start(), None)
 }
 
-fn bring_about(end: End, running: &Running, pty: Option<Pty>, facts: &Facts) -> lariat_testkit::Ending {
+fn bring_about(end: End, running: &Running, pty: Option<Pty>, keeper: &Seen, leader: Option<Seen>) -> Ending {
     match end {
-        End::LeaderExits => tell(facts.pid("leader"), libc::SIGUSR1),
+        End::LeaderExits => leader.expect("a living leader").signal(libc::SIGUSR1),
         End::Term => running.signal(libc::SIGTERM),
         End::Hup => running.signal(libc::SIGHUP),
         End::Int => running.signal(libc::SIGINT),
         End::KillLariat => running.signal(libc::SIGKILL),
-        End::KillKeeper => {
-            let keepers = census::children_of(running.pid());
-            assert_eq!(keepers.len(), 1, "lariat has children {keepers:?}");
-            tell(keepers[0], libc::SIGKILL);
+        End::KillKeeper => keeper.kill(),
+        End::KillAll => {
+            // Stopped first, so that none of them sees the other's death.
+            let all = [keeper.clone(), running.seen().expect("a living lariat")];
+            for signal in [libc::SIGSTOP, libc::SIGKILL] {
+                all.iter().for_each(|seen| seen.signal(signal));
+            }
         }
         End::KillGroup => running.signal_group(libc::SIGKILL),
         End::SecondSignal => {
@@ -169,15 +206,10 @@ fn bring_about(end: End, running: &Running, pty: Option<Pty>, facts: &Facts) -> 
     running.wait()
 }
 
-fn tell(pid: i32, signal: i32) {
-    let seen = census::Seen::of(pid).unwrap_or_else(|| panic!("there is no process {pid}"));
-    seen.signal(signal);
-}
-
-fn check_ending(manner: Manner, end: End, shape: &Shape, ending: &lariat_testkit::Ending, what: &str) {
+fn check_ending(manner: Manner, end: End, shape: &Shape, ending: &Ending, what: &str) {
     let (code, signal) = (ending.code(), ending.signal());
     match end {
-        End::KillLariat | End::KillGroup => assert_eq!(signal, Some(libc::SIGKILL), "{what}"),
+        End::KillLariat | End::KillGroup | End::KillAll => assert_eq!(signal, Some(libc::SIGKILL), "{what}"),
         // The keeper knew how the command ended; without it lariat has failed, whatever the command did.
         End::KillKeeper => assert_eq!(code, Some(125), "{what}"),
         End::TerminalClosed => {}
@@ -196,9 +228,9 @@ fn check_ending(manner: Manner, end: End, shape: &Shape, ending: &lariat_testkit
     }
 }
 
-/// Whoever is graceful was told, once, and had the time to finish. What shares a killed group had not.
-fn check_grace(shape: &Shape, end: End, is_taken_along: bool, facts: &Facts, what: &str) {
-    if end == End::SecondSignal || is_taken_along {
+/// Whoever is graceful was told, once, and had the time to finish, unless it was `has_grace` to begin with.
+fn check_grace(shape: &Shape, end: End, has_grace: bool, facts: &Facts, what: &str) {
+    if end == End::SecondSignal || !has_grace {
         return;
     }
     let leader: &[&str] = if end == End::LeaderExits { &[] } else { &["leader"] };
@@ -210,20 +242,62 @@ fn check_grace(shape: &Shape, end: End, is_taken_along: bool, facts: &Facts, wha
     }
 }
 
+macro_rules! endings {
+    ($shape:expr, $containment:expr) => {
+        #[test]
+        fn leader_exits() {
+            run_cell(&$shape, End::LeaderExits, $containment);
+        }
+        #[test]
+        fn term() {
+            run_cell(&$shape, End::Term, $containment);
+        }
+        #[test]
+        fn hup() {
+            run_cell(&$shape, End::Hup, $containment);
+        }
+        #[test]
+        fn int_sent() {
+            run_cell(&$shape, End::Int, $containment);
+        }
+        #[test]
+        fn kill_lariat() {
+            run_cell(&$shape, End::KillLariat, $containment);
+        }
+        #[test]
+        fn kill_keeper() {
+            run_cell(&$shape, End::KillKeeper, $containment);
+        }
+        #[test]
+        fn terminal_closed() {
+            run_cell(&$shape, End::TerminalClosed, $containment);
+        }
+        #[test]
+        fn typed_interrupt() {
+            run_cell(&$shape, End::TypedInterrupt, $containment);
+        }
+        #[test]
+        fn kill_group() {
+            run_cell(&$shape, End::KillGroup, $containment);
+        }
+        #[test]
+        fn second_signal() {
+            run_cell(&$shape, End::SecondSignal, $containment);
+        }
+    };
+}
+
 macro_rules! matrix {
     ($($name:ident: $shape:expr;)*) => {$(
         mod $name {
             use super::*;
-            #[test] fn leader_exits() { run_cell(&$shape, End::LeaderExits); }
-            #[test] fn term() { run_cell(&$shape, End::Term); }
-            #[test] fn hup() { run_cell(&$shape, End::Hup); }
-            #[test] fn int_sent() { run_cell(&$shape, End::Int); }
-            #[test] fn kill_lariat() { run_cell(&$shape, End::KillLariat); }
-            #[test] fn kill_keeper() { run_cell(&$shape, End::KillKeeper); }
-            #[test] fn terminal_closed() { run_cell(&$shape, End::TerminalClosed); }
-            #[test] fn typed_interrupt() { run_cell(&$shape, End::TypedInterrupt); }
-            #[test] fn kill_group() { run_cell(&$shape, End::KillGroup); }
-            #[test] fn second_signal() { run_cell(&$shape, End::SecondSignal); }
+            endings!($shape, Containment::wanted());
+
+            mod isolated {
+                use super::*;
+                endings!($shape, Containment::Namespace);
+                #[test] fn kill_all() { run_cell(&$shape, End::KillAll, Containment::Namespace); }
+            }
         }
     )*};
 }
@@ -244,4 +318,14 @@ matrix! {
     daemonize_on_term: LATE_DAEMON;
     wide: WIDE;
     deep: DEEP;
+}
+
+/// The negative control of isolation: the same death of all of lariat without it leaves a daemon behind, and the harness
+/// sees it.
+#[test]
+fn without_isolation_a_daemon_survives_the_death_of_all_of_lariat() {
+    let mut arena = Arena::new();
+    end_one(&mut arena, &DISGUISED, Manner::Stubborn, End::KillAll);
+    let leaks = arena.check();
+    assert!(!leaks.is_empty(), "it ends without isolation as well: the tests above prove nothing");
 }

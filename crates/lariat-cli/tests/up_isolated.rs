@@ -1,132 +1,18 @@
-//! `isolation = "pid"`: real servers in a pid namespace, their ports reached from outside; every way to end them; the
-//! numbers that people see; and what happens where there are no namespaces.
+//! `isolation = "pid"`, besides the servers of `up_servers.rs`: the numbers that people see, daemons, restarts, stacks of
+//! both kinds; and what happens where there are no namespaces.
 
 use std::fmt::Write as _;
+use std::time::Duration;
 
 use lariat_testkit::census::{self, Seen};
-use lariat_testkit::{Arena, Facts, PATIENCE, Stack, fixture, need, needs, net, subject, wait_until};
+use lariat_testkit::needs::skip_as_user;
+use lariat_testkit::stuck::DeafServer;
+use lariat_testkit::{Arena, Facts, PATIENCE, Stack, fixture, is_root, need, needs, subject, wait_until};
+use serde_json::Value;
 
 const LARIAT: &str = env!("CARGO_BIN_EXE_lariat");
-
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum End {
-    Down,
-    Interrupt,
-    KillSupervisor,
-    KillKeeper,
-    KillAll,
-}
-
-/// A server: how it is run at a port, how that is asked, and what its output must say if it was allowed to finish.
-struct Server {
-    toml: String,
-    port: u16,
-    answer: fn(u16) -> bool,
-    last_words: &'static str,
-}
-
-fn redis(arena: &mut Arena) -> Option<Server> {
-    let (program, port) = (needs::program("redis-server")?, arena.port());
-    let run = format!("['{program}', '--port', '{port}', '--bind', '127.0.0.1', '--save', '']");
-    let toml = format!("run = {run}\nport = {port}\nready = {{ tcp = {port} }}\n");
-    Some(Server { toml, port, answer: |port| net::connect(port).is_some(), last_words: "bye bye" })
-}
-
-fn python(arena: &mut Arena) -> Option<Server> {
-    let (program, port) = (needs::program("python3")?, arena.port());
-    let toml = format!(
-        "run = 'exec {program} -m http.server $PORT --bind 127.0.0.1'\nport = {port}\nready = {{ http = '/' }}\n"
-    );
-    let answer = |port| net::get(port, "/lariat.toml").is_some_and(|(status, _)| status == 200);
-    Some(Server { toml, port, answer, last_words: "" })
-}
-
-const CLUSTER: &str = "
-const cluster = require('cluster'), http = require('http');
-if (cluster.isPrimary) {
-  const workers = [cluster.fork(), cluster.fork()];
-  process.once('SIGTERM', () => workers.forEach(worker => worker.process.kill('SIGTERM')));
-  let gone = 0;
-  cluster.on('exit', () => { if (++gone == workers.length) { console.log('all workers left'); process.exit(0); } });
-} else {
-  const server = http.createServer((q, a) => a.end('from node')).listen(process.env.PORT, '127.0.0.1');
-  process.once('SIGTERM', () => { server.close(); setTimeout(() => process.exit(0), 200); });
-}
-";
-
-fn node(arena: &mut Arena) -> Option<Server> {
-    let (program, port) = (needs::program("node")?, arena.port());
-    arena.write("isolated/server.js", CLUSTER);
-    let toml = format!("run = '{program} server.js'\nport = {port}\nready = {{ http = '/' }}\n");
-    let answer = |port| net::get(port, "/") == Some((200, "from node".to_owned()));
-    Some(Server { toml, port, answer, last_words: "all workers left" })
-}
-
-fn drive(make: fn(&mut Arena) -> Option<Server>, end: End) {
-    let mut arena = Arena::new();
-    let Some(server) = make(&mut arena).filter(|_| arena.has_pid_namespaces()) else { return };
-    let toml = format!("[service.server]\nisolation = 'pid'\n{}", server.toml);
-    let stack = Stack::new(&arena, LARIAT, "isolated", &toml);
-    let up = stack.up(&arena);
-    assert!((server.answer)(server.port), "it is called ready and does not answer");
-    let keepers = stack.keepers(&arena);
-    match end {
-        End::Down => {
-            let down = stack.run(&arena, &["down"]).expect(0);
-            for phase in 1..=5 {
-                assert!(down.out().contains(&format!("[{phase}/5]")), "{}\n{}", down.out(), down.err());
-            }
-            up.wait().expect(0);
-        }
-        End::Interrupt => {
-            up.signal(libc::SIGINT);
-            up.wait().expect(0);
-        }
-        End::KillSupervisor => {
-            up.signal(libc::SIGKILL);
-            arena.wait_until_empty(PATIENCE);
-            let next = stack.run(&arena, &["down", "--yes"]);
-            let said = format!("{}{}", next.out(), next.err());
-            assert!(matches!(next.code(), Some(0 | 6)) && said.contains("server"), "{next:?}");
-        }
-        End::KillKeeper => {
-            keepers.iter().for_each(Seen::kill);
-            let ending = up.wait();
-            assert_eq!(ending.code(), Some(1), "{ending:?}");
-        }
-        End::KillAll => {
-            let all: Vec<Seen> = keepers.iter().cloned().chain(up.seen()).collect();
-            for signal in [libc::SIGSTOP, libc::SIGKILL] {
-                all.iter().for_each(|seen| seen.signal(signal));
-            }
-            up.wait();
-            arena.wait_until_empty(PATIENCE);
-            // The next command finds nobody to ask for, and closes the books.
-            stack.run(&arena, &["down"]).expect(0);
-        }
-    }
-    let leaks = arena.check();
-    assert!(leaks.is_empty(), "{end:?}: {leaks}");
-    let has_finished = !matches!(end, End::KillKeeper | End::KillAll);
-    let store = String::from_utf8_lossy(&stack.store("server")).into_owned();
-    let says_so = store.contains(server.last_words) || server.last_words.is_empty();
-    assert!(says_so || !has_finished, "it was not allowed to finish: {store}");
-}
-
-macro_rules! servers {
-    ($($name:ident)*) => {$(
-        mod $name {
-            use super::{End, drive};
-            #[test] fn stack_goes_down() { drive(super::$name, End::Down); }
-            #[test] fn stack_is_interrupted() { drive(super::$name, End::Interrupt); }
-            #[test] fn supervisor_is_killed() { drive(super::$name, End::KillSupervisor); }
-            #[test] fn keeper_is_killed() { drive(super::$name, End::KillKeeper); }
-            #[test] fn everything_of_lariat_is_killed() { drive(super::$name, End::KillAll); }
-        }
-    )*};
-}
-
-servers! { redis python node }
+/// Kill passes last up to fifteen seconds where nothing helps.
+const KILLING_AT_MOST: Duration = Duration::from_secs(28);
 
 fn project(arena: &Arena, kind: &str, args: &str, more: &str) -> (Stack, Facts) {
     let facts = arena.facts("f");
@@ -141,27 +27,68 @@ fn keeper(arena: &Arena, stack: &Stack) -> Seen {
     keepers.into_iter().next().expect("one")
 }
 
-/// A service knows only its own small numbers; everything that lariat shows and writes has those of the machine.
+/// Returns the number in the last event of this kind.
+fn pid_in(stack: &Stack, kind: &str) -> i32 {
+    let events = stack.events();
+    let mut lines = events.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let event = lines.rfind(|event| event["event"] == kind);
+    let event = event.unwrap_or_else(|| panic!("no {kind} in {events}"));
+    event["pid"]
+        .as_i64()
+        .and_then(|pid| i32::try_from(pid).ok())
+        .unwrap_or_else(|| panic!("no pid in {event}"))
+}
+
+/// Returns the last end record.
+fn end_record(stack: &Stack) -> Value {
+    let path = stack.dir().join(".lariat/ends.jsonl");
+    wait_until("an end record", KILLING_AT_MOST, || {
+        let text = std::fs::read_to_string(&path).ok()?;
+        serde_json::from_str(text.lines().last()?).ok()
+    })
+}
+
+/// A service knows only its own small numbers; everything that lariat shows and writes has those of the machine, also of
+/// processes that are dead by then.
 #[test]
 fn people_and_the_ledger_see_the_machines_numbers() {
     let arena = Arena::new();
     if !arena.has_pid_namespaces() {
         return;
     }
-    let (stack, facts) = project(&arena, "daemon", "--leave 1", "stop = { grace = '20s' }\n");
-    let up = stack.lariat(&arena, &["up", "--yes"]).start();
-    let ending = up.wait();
-    // The daemon outlived its leader: a straggler, by its number outside, as the leader's was.
-    let events = stack.events();
-    for kind in ["service-started", "straggler-named"] {
-        let line = events.lines().find(|line| line.contains(&format!("\"{kind}\"")));
-        let line = line.unwrap_or_else(|| panic!("no {kind} in {events}"));
-        let pid = line.split("\"pid\":").nth(1).and_then(|rest| rest.split([',', '}']).next());
-        let pid: i32 = pid.and_then(|pid| pid.parse().ok()).unwrap_or_else(|| panic!("no pid in {line}"));
-        let inside = [facts.pids("leader"), facts.pids("daemon")].concat();
-        assert!(pid > 20 && !inside.contains(&pid), "{pid} is a number of inside {inside:?}: {line}");
+    let (stack, facts) = project(&arena, "daemon", "--manner graceful", "stop = { grace = '20s' }\n");
+    let up = stack.up(&arena);
+    facts.wait_for("ready");
+    let keeper = keeper(&arena, &stack).pid;
+    let outside = |role| census::inside(keeper, facts.pid(role)).expect("it is alive");
+    let (leader, daemon) = (outside("leader"), outside("daemon"));
+    assert_eq!(pid_in(&stack, "service-started"), leader.pid);
+    // The daemon outlives its leader: a straggler.
+    leader.signal(libc::SIGUSR1);
+    up.wait().expect(1);
+    assert_eq!(pid_in(&stack, "straggler-named"), daemon.pid);
+    arena.finish();
+}
+
+/// Nobody has to be alive to be named. The witness is a daemon in the session of the leader, which has its number.
+#[test]
+fn a_leader_that_is_gone_at_once_has_its_number_all_the_same() {
+    let arena = Arena::new();
+    if !arena.has_pid_namespaces() {
+        return;
     }
-    assert_eq!(ending.code(), Some(1), "{ending:?}");
+    let toml = "[service.web]\nrun = 'sleep 1000 & exit 0'\ndaemon = true\nisolation = 'pid'\n";
+    let stack = Stack::new(&arena, LARIAT, "isolated", toml);
+    let up = stack.up(&arena);
+    stack.wait_event("service-daemonized", 0);
+    let members = census::by_parent(keeper(&arena, &stack).pid);
+    let daemon = members.iter().find(|seen| seen.comm == "sleep").expect("a daemon");
+    assert_ne!(daemon.session, daemon.pid);
+    assert_eq!(pid_in(&stack, "service-started"), daemon.session);
+    up.signal(libc::SIGKILL);
+    arena.wait_until_empty(PATIENCE);
+    assert_eq!(end_record(&stack)["leader"]["pid"], daemon.session);
+    stack.run(&arena, &["down"]);
     arena.finish();
 }
 
@@ -174,20 +101,80 @@ fn ps_and_the_ledger_name_the_leader_by_its_number_outside() {
     let (stack, facts) = project(&arena, "alone", "--manner graceful", "");
     let up = stack.up(&arena);
     facts.wait_for("ready");
-    let leader = census::inside(keeper(&arena, &stack).pid, facts.pid("leader")).expect("a leader");
+    let keeper = keeper(&arena, &stack);
+    let leader = census::inside(keeper.pid, facts.pid("leader")).expect("a leader");
     let shown = stack.run(&arena, &["ps"]).expect(0).out();
     assert!(shown.contains(&leader.pid.to_string()), "no {} in {shown}", leader.pid);
-    let pair = format!("{} {}", leader.pid, leader.start);
-    wait_until("the leader in the ledger", PATIENCE, || {
+    let recorded = wait_until("the leader in the ledger", PATIENCE, || {
         let ledger = std::fs::read_to_string(stack.dir().join(".lariat/run.json")).ok()?;
-        let numbers: Vec<&str> =
-            ledger.split(|c: char| !c.is_ascii_digit()).filter(|word| !word.is_empty()).collect();
-        numbers.windows(2).any(|two| format!("{} {}", two[0], two[1]) == pair).then_some(())
+        let ledger: Value = serde_json::from_str(&ledger).ok()?;
+        let service = &ledger["services"][0];
+        service["leader"].is_object().then(|| (service["keeper"].clone(), service["leader"].clone()))
     });
+    for (seen, recorded) in [(&keeper, recorded.0), (&leader, recorded.1.clone())] {
+        assert_eq!((&recorded["pid"], &recorded["start"]), (&seen.pid.into(), &seen.start.into()));
+    }
+    // After the supervisor's death the keeper writes down whom it ended, and who it was itself.
     up.signal(libc::SIGKILL);
     arena.wait_until_empty(PATIENCE);
+    let end = end_record(&stack);
+    assert_eq!((&end["keeper"], &end["leader"]), (&keeper.pid.into(), &recorded.1), "{end:#}");
     assert!(facts.has("clean-leader"));
     stack.run(&arena, &["down"]);
+    arena.finish();
+}
+
+/// Who could not be ended is there for the next command to find, and to end.
+#[test]
+fn whom_a_keeper_could_not_end_is_named_by_its_number_outside() {
+    let arena = Arena::new();
+    if !is_root() {
+        return skip_as_user("it takes root to make a process that cannot be ended");
+    }
+    let dir = arena.dir().join("deaf");
+    std::fs::create_dir(&dir).expect("the arena is ours");
+    let mut server = match DeafServer::mount(&dir) {
+        Ok(server) => server,
+        Err(error) => return needs::skip(&format!("there is no FUSE: {error}")),
+    };
+    let args = format!("--manner graceful --file {}", server.file().display());
+    let (stack, facts) = project(&arena, "reader", &args, "stop = { grace = '300ms' }\n");
+    let up = stack.up(&arena);
+    facts.wait_for("ready");
+    let reader = census::inside(keeper(&arena, &stack).pid, facts.pid("reader")).expect("a reader");
+    up.signal(libc::SIGKILL);
+    let end = end_record(&stack);
+    let left = &end["left"][0];
+    assert_eq!((&left["pid"], &left["start"]), (&reader.pid.into(), &reader.start.into()), "{end:#}");
+    let down = stack.run(&arena, &["down", "--yes"]).expect(4);
+    assert!(down.out().contains(&reader.pid.to_string()), "{down:?}");
+    server.stop();
+    stack.run(&arena, &["down", "--yes"]).expect(0);
+    assert!(!reader.is_alive_now());
+    drop(server);
+    arena.finish();
+}
+
+/// HAZARD(numbers-inside): nobody but the keeper holds what shows the processes outside. That root may look into any
+/// process, the keeper too, is so everywhere.
+#[test]
+fn no_member_gets_at_what_shows_the_processes_outside() {
+    let arena = Arena::new();
+    if !arena.has_pid_namespaces() {
+        return;
+    }
+    let look = "for fd in /proc/[0-9]*/fd/*; do test -e $fd/1/stat && echo $fd; done; echo looked around";
+    let toml = format!("[service.web]\nrun = '{look}; sleep 1000'\nisolation = 'pid'\n");
+    let stack = Stack::new(&arena, LARIAT, "isolated", &toml);
+    let up = stack.up(&arena);
+    stack.wait_store("web", "looked around");
+    let store = String::from_utf8_lossy(&stack.store("web")).into_owned();
+    let is_the_keepers = |line: &&str| line.starts_with("/proc/1/");
+    let found: Vec<&str> = store.lines().filter(|line| line.starts_with("/proc/")).collect();
+    assert!(found.iter().all(is_the_keepers), "{found:?}");
+    assert_eq!(found.is_empty(), !is_root(), "{found:?}");
+    stack.run(&arena, &["down"]).expect(0);
+    up.wait();
     arena.finish();
 }
 

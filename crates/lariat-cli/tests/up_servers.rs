@@ -1,9 +1,12 @@
 //! Real servers: up, ready, down; and up, ready, SIGKILL of the supervisor or of the keeper. Each time nothing is
 //! alive and every port is free, by the harness's own look at `/proc`.
+//!
+//! All of it once more with `isolation = "pid"` (`…::isolated`), and with one ending more: all of lariat is killed at once.
 
 use std::path::Path;
 
-use lariat_testkit::{Arena, PATIENCE, Stack, is_root, needs, net, wait_until};
+use lariat_testkit::census::Seen;
+use lariat_testkit::{Arena, Containment, PATIENCE, Stack, is_root, needs, net, wait_until};
 
 const LARIAT: &str = env!("CARGO_BIN_EXE_lariat");
 
@@ -14,6 +17,14 @@ enum End {
     Interrupt,
     KillSupervisor,
     KillKeeper,
+    KillAll,
+}
+
+impl End {
+    /// Whether a namespace ends with it, at once and without a word to anybody.
+    fn is_the_keepers_death(self) -> bool {
+        matches!(self, Self::KillKeeper | Self::KillAll)
+    }
 }
 
 /// A look at what the server left, after its end.
@@ -26,12 +37,15 @@ struct Server {
     answers: Box<dyn Fn() -> bool>,
     /// How many processes it has at least.
     processes: usize,
-    /// What its own log or files must say after any end but the keeper's death.
+    /// What its own log or files must say after any end in which it was told.
     proof: Proof,
 }
 
-fn drive(make: fn(&mut Arena) -> Option<Server>, end: End) {
-    let mut arena = Arena::new();
+fn drive(make: fn(&mut Arena) -> Option<Server>, end: End, containment: Containment) {
+    let mut arena = Arena::with(containment);
+    if arena.is_isolated() && !arena.has_pid_namespaces() {
+        return;
+    }
     let Some(server) = make(&mut arena) else { return };
     let stack = &server.stack;
     let up = stack.up(&arena);
@@ -63,17 +77,38 @@ fn drive(make: fn(&mut Arena) -> Option<Server>, end: End) {
             );
         }
         End::KillKeeper => {
-            stack.keepers(&arena).iter().for_each(lariat_testkit::census::Seen::kill);
+            stack.keepers(&arena).iter().for_each(Seen::kill);
             stack.wait_event("keeper-lost", 0);
             let ending = up.wait();
             assert_eq!(ending.code(), Some(1), "{ending:?}");
+            let is_the_kernels = ending.out().contains("the kernel ended everything in its pid namespace");
+            assert_eq!(is_the_kernels, arena.is_isolated(), "{ending:?}");
+        }
+        End::KillAll => {
+            // Stopped first, so that none of them sees the other's death.
+            let all: Vec<Seen> = stack.keepers(&arena).into_iter().chain(up.seen()).collect();
+            for signal in [libc::SIGSTOP, libc::SIGKILL] {
+                all.iter().for_each(|seen| seen.signal(signal));
+            }
+            up.wait();
+            arena.wait_until_empty(PATIENCE);
+            // The next command finds nobody to ask for, and closes the books.
+            stack.run(&arena, &["down"]).expect(0);
         }
     }
     let leaks = arena.check();
     assert!(leaks.is_empty(), "{end:?}: {leaks}");
+    if arena.is_isolated() && end.is_the_keepers_death() {
+        return;
+    }
     (server.proof)(&arena, stack);
     let leaks = arena.check();
     assert!(leaks.is_empty(), "the proof itself: {leaks}");
+}
+
+/// Makes the stack of one service, the last in `toml`, isolated where the arena wants that.
+fn stack(arena: &Arena, name: &str, toml: &str) -> Stack {
+    Stack::new(arena, LARIAT, name, &format!("{toml}{}", arena.isolation_key()))
 }
 
 fn no_proof() -> Proof {
@@ -100,7 +135,7 @@ fn redis(arena: &mut Arena) -> Option<Server> {
     let port = arena.port();
     let run = format!("['{program}', '--port', '{port}', '--bind', '127.0.0.1', '--save', '']");
     let toml = format!("[service.server]\nrun = {run}\nport = {port}\nready = {{ tcp = {port} }}\n");
-    let stack = Stack::new(arena, LARIAT, "redis", &toml);
+    let stack = stack(arena, "redis", &toml);
     let answers = Box::new(move || {
         use std::io::{Read as _, Write as _};
         let Some(mut stream) = net::connect(port) else { return false };
@@ -133,7 +168,7 @@ fn nginx(arena: &mut Arena, is_daemon: bool) -> Option<Server> {
         "[service.server]\nrun = ['{program}', '-p', '{place}', '-e', '{place}/error.log', '-c', '{place}/nginx.conf']\n\
          port = {port}\nready = {{ http = '/' }}\ndaemon = {is_daemon}\n"
     );
-    let stack = Stack::new(arena, LARIAT, "nginx", &toml);
+    let stack = stack(arena, "nginx", &toml);
     let answers = Box::new(move || net::get(port, "/") == Some((200, "from nginx".to_owned())));
     let proof: Proof = Box::new(|_, stack| {
         let log = std::fs::read_to_string(stack.dir().join("error.log")).unwrap_or_default();
@@ -171,7 +206,7 @@ fn postgres(arena: &mut Arena) -> Option<Server> {
         "[service.server]\nrun = {argv:?}\nport = {port}\n\
          ready = {{ log = 'ready to accept connections' }}\nstop = {{ signal = 'INT' }}\n"
     );
-    let stack = Stack::new(arena, LARIAT, "postgres", &toml);
+    let stack = stack(arena, "postgres", &toml);
     let proof: Proof = Box::new(move |arena, stack| {
         let log = String::from_utf8_lossy(&stack.store("server")).into_owned();
         assert!(log.contains("database system is shut down"), "it was not allowed to finish: {log}");
@@ -195,7 +230,7 @@ fn python(arena: &mut Arena) -> Option<Server> {
         "[service.server]\nrun = 'exec {program} -m http.server $PORT --bind 127.0.0.1'\nport = {port}\n\
          ready = {{ http = '/' }}\n"
     );
-    let stack = Stack::new(arena, LARIAT, "python", &toml);
+    let stack = stack(arena, "python", &toml);
     let answers = Box::new(move || net::get(port, "/lariat.toml").is_some_and(|(status, _)| status == 200));
     Some(Server { stack, answers, processes: 1, proof: no_proof() })
 }
@@ -222,7 +257,7 @@ fn node(arena: &mut Arena) -> Option<Server> {
     arena.write("node/server.js", CLUSTER);
     let toml =
         format!("[service.server]\nrun = '{program} server.js'\nport = {port}\nready = {{ http = '/' }}\n");
-    let stack = Stack::new(arena, LARIAT, "node", &toml);
+    let stack = stack(arena, "node", &toml);
     Some(Server { stack, answers: answers_node(port), processes: 3, proof: last_words("all workers left") })
 }
 
@@ -242,18 +277,44 @@ fn npm(arena: &mut Arena) -> Option<Server> {
         "[stack]\nenv = {{ NO_UPDATE_NOTIFIER = '1', npm_config_update_notifier = 'false', npm_config_offline = 'true' }}\n\
          [service.server]\nrun = ['{program}', 'run', 'serve']\nport = {port}\nready = {{ http = '/' }}\n"
     );
-    let stack = Stack::new(arena, LARIAT, "npm", &toml);
+    let stack = stack(arena, "npm", &toml);
     Some(Server { stack, answers: answers_node(port), processes: 4, proof: last_words("all workers left") })
+}
+
+macro_rules! endings {
+    ($server:expr, $containment:expr) => {
+        #[test]
+        fn stack_goes_down() {
+            drive($server, End::Down, $containment);
+        }
+        #[test]
+        fn stack_is_interrupted() {
+            drive($server, End::Interrupt, $containment);
+        }
+        #[test]
+        fn supervisor_is_killed() {
+            drive($server, End::KillSupervisor, $containment);
+        }
+        #[test]
+        fn keeper_is_killed() {
+            drive($server, End::KillKeeper, $containment);
+        }
+    };
 }
 
 macro_rules! servers {
     ($($name:ident)*) => {$(
         mod $name {
-            use super::{End, drive};
-            #[test] fn stack_goes_down() { drive(super::$name, End::Down); }
-            #[test] fn stack_is_interrupted() { drive(super::$name, End::Interrupt); }
-            #[test] fn supervisor_is_killed() { drive(super::$name, End::KillSupervisor); }
-            #[test] fn keeper_is_killed() { drive(super::$name, End::KillKeeper); }
+            use super::{Containment, End, drive};
+            endings!(super::$name, Containment::wanted());
+
+            mod isolated {
+                use super::{Containment, End, drive};
+                endings!(super::super::$name, Containment::Namespace);
+                #[test] fn everything_of_lariat_is_killed() {
+                    drive(super::super::$name, End::KillAll, Containment::Namespace);
+                }
+            }
         }
     )*};
 }

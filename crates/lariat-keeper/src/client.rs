@@ -7,10 +7,11 @@ use std::io::{Seek, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use lariat_sys::identity::Identity;
+use lariat_sys::outside::Outside;
 use lariat_sys::pidfd::PidFd;
 use lariat_sys::signal::Signal;
 use lariat_sys::spawn::{self, Namespaces, Program, SpawnOptions, SpawnStep};
-use lariat_sys::{Errno, files, process, reap, sockets, tree};
+use lariat_sys::{Errno, files, process, reap, sockets};
 
 use crate::KEEPER_ARG0;
 use crate::entry::slot;
@@ -49,8 +50,6 @@ pub struct Keeper {
     identity: Identity,
     control: OwnedFd,
     pidfd: PidFd,
-    /// It is number 1 of a pid namespace, and names its members by their numbers there.
-    is_isolated: bool,
 }
 
 /// Why a keeper could not be started or talked to.
@@ -93,12 +92,13 @@ impl Keeper {
         let plan = write_plan(spec.plan).map_err(failed("write the plan"))?;
         let null = files::dev_null().map_err(failed("open /dev/null"))?;
         let supervisor = PidFd::open_pid(process::pid()).map_err(failed("open ourselves"))?;
+        let outside = spec.namespaces.as_ref().map(|_| Outside::open());
+        let outside = outside.transpose().map_err(failed("open /proc"))?;
         let program = Program {
             file: Some(spec.executable.clone()),
             argv: vec![CString::new(KEEPER_ARG0).unwrap_or_default()],
             ..Program::default()
         };
-        let is_isolated = spec.namespaces.is_some();
         let mut options = SpawnOptions {
             new_session: true,
             close_others: true,
@@ -124,6 +124,7 @@ impl Keeper {
             (spec.ends, slot::ENDS),
             (spec.cgroup, slot::CGROUP),
             (Some(supervisor.as_fd()), slot::SUPERVISOR),
+            (outside.as_ref().map(AsFd::as_fd), slot::OUTSIDE),
         ];
         for (fd, slot) in optional {
             if let Some(fd) = fd {
@@ -132,14 +133,13 @@ impl Keeper {
         }
         let child = spawn::spawn(&program, &options)
             .map_err(|e| KeeperError { step: step_in_words(e.step), errno: e.errno })?;
-        Ok(Self { identity: child.identity, control: ours, pidfd: child.pidfd, is_isolated })
+        Ok(Self { identity: child.identity, control: ours, pidfd: child.pidfd })
     }
 
-    /// Makes a client of the two ends that a fork left: the socket and the keeper's pidfd. `is_isolated` says that the
-    /// keeper is number 1 of a pid namespace.
+    /// Makes a client of the two ends that a fork left: the socket and the keeper's pidfd.
     #[must_use]
-    pub fn from_fork(identity: Identity, control: OwnedFd, pidfd: PidFd, is_isolated: bool) -> Self {
-        Self { identity, control, pidfd, is_isolated }
+    pub fn from_fork(identity: Identity, control: OwnedFd, pidfd: PidFd) -> Self {
+        Self { identity, control, pidfd }
     }
 
     /// Returns who the keeper is.
@@ -173,7 +173,7 @@ impl Keeper {
             return match sockets::recv(&self.control, &mut packet) {
                 Ok(0) => Received::Closed,
                 Ok(n) => match Notice::decode(&packet[..n]) {
-                    Ok(notice) => Received::Notice(self.outer(notice)),
+                    Ok(notice) => Received::Notice(notice),
                     Err(_) => continue,
                 },
                 Err(Errno::INTR) => continue,
@@ -181,20 +181,6 @@ impl Keeper {
                 Err(_) => Received::Closed,
             };
         }
-    }
-
-    /// Names in our numbers whom an isolated keeper named in its own. One that is gone by now is nobody: its number there
-    /// may be anybody's here.
-    fn outer(&self, mut notice: Notice) -> Notice {
-        let identity = match &mut notice {
-            Notice::Started { leader } => leader,
-            Notice::Straggler { named } | Notice::Left { named } => &mut named.identity,
-            _ => return notice,
-        };
-        if self.is_isolated {
-            *identity = tree::outer_identity(self.identity.pid, *identity).unwrap_or(Identity::new(0, 0));
-        }
-        notice
     }
 
     /// Reaps the keeper if it is dead, and returns whether it was; also when it was reaped before. Never blocks.

@@ -26,7 +26,8 @@ use crate::contain::cgroup::Bounded;
 use crate::contain::lineage::Lineage;
 use crate::last_words::LastWords;
 use crate::machine::{Action, Event, Machine};
-use crate::record;
+use crate::names::Names;
+use crate::record::{self, Subject};
 use crate::stop::{Member, Now};
 use crate::store::Drain;
 use crate::wire::{End, Named, Notice, Order, PACKET_MAX};
@@ -61,6 +62,8 @@ pub struct Parts {
     pub label: String,
     /// The run's id in the end record.
     pub run: String,
+    /// Who everybody is to those who hear of them.
+    pub names: Names,
 }
 
 /// The keeper at work.
@@ -115,7 +118,7 @@ impl Driver {
     /// Blocks for as long as the service lives. Once a stop has begun it is bounded by the grace period and
     /// [`crate::stop::KILL_LIMIT`]. `before_the_wait` is called once, when everything about the start is done.
     pub fn run(mut self, before_the_wait: impl FnOnce()) -> End {
-        self.say(&Notice::Started { leader: self.leader });
+        self.say(Notice::Started { leader: self.leader });
         let mut end = None;
         if self.parts.supervisor.is_none() {
             end = self.supervisor_gone();
@@ -201,7 +204,7 @@ impl Driver {
                     Vec::new()
                 }
                 Action::Tell(notice) => {
-                    self.say(&notice);
+                    self.say(notice);
                     Vec::new()
                 }
                 Action::ReapAll => self.reap_all(),
@@ -321,9 +324,10 @@ impl Driver {
         self.machine.step(now(), event)
     }
 
-    fn say(&mut self, notice: &Notice) {
+    fn say(&mut self, notice: Notice) {
+        let Some(notice) = self.parts.names.outer(notice) else { return };
         if let Notice::Left { named } = notice {
-            self.left.push(*named);
+            self.left.push(named);
         }
         if self.is_connected && (self.outbox.len() < OUTBOX_MAX || matches!(notice, Notice::Ended(_))) {
             self.outbox.push_back(notice.encode());
@@ -353,13 +357,15 @@ impl Driver {
             end.dropped_bytes = last_words.finish(Instant::now() + LAST_WORD_WITHIN).unwrap_or(0);
         }
         if let (Some(ends), true) = (&self.parts.ends, self.is_alone) {
-            record::append(ends.as_fd(), &self.parts.run, &self.parts.label, self.leader, &end, &self.left);
+            let Parts { run, label, names, .. } = &self.parts;
+            let subject = Subject { run, service: label, keeper: names.keeper(), leader: names.leader() };
+            record::append(ends.as_fd(), subject, &end, &self.left);
         }
         if let (Some(record), true) = (&self.parts.record, self.is_alone && end.left == 0) {
             // A record that stays names identities that are dead.
             let _ = std::fs::remove_file(std::ffi::OsStr::from_bytes(record.to_bytes()));
         }
-        self.say(&Notice::Ended(end));
+        self.say(Notice::Ended(end));
         let deadline = Instant::now() + LAST_WORD_WITHIN;
         while !self.outbox.is_empty() && self.is_connected && Instant::now() < deadline {
             let mut fds = [PollFd::new(&self.parts.control, PollFlags::OUT)];

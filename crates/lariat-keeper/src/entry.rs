@@ -10,6 +10,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use lariat_sys::cgroup::Cgroup;
 use lariat_sys::identity::Identity;
+use lariat_sys::outside::Outside;
 use lariat_sys::pidfd::PidFd;
 use lariat_sys::signal::{Signal, SignalFd};
 use lariat_sys::spawn::{self, Program, SpawnError, SpawnOptions, SpawnStep, inherit};
@@ -19,6 +20,7 @@ use crate::contain::lineage::KEEPER_COMM;
 use crate::contain::{cgroup, choose};
 use crate::driver::{Driver, Parts, catch_children};
 use crate::machine::Machine;
+use crate::names::Names;
 use crate::store::{Drain, Output, Stage};
 use crate::wire::{Notice, Plan};
 use crate::{KEEPER_ARG0, PROBE_ARG0};
@@ -52,6 +54,8 @@ pub mod slot {
     pub const CGROUP: RawFd = 13;
     /// The supervisor, as a pidfd.
     pub const SUPERVISOR: RawFd = 14;
+    /// `/proc` as it is outside, for a keeper that is number 1 of a pid namespace.
+    pub const OUTSIDE: RawFd = 15;
 }
 
 /// What a keeper holds besides its plan.
@@ -72,6 +76,8 @@ pub struct Holdings {
     /// The supervisor: by a descriptor, since a keeper in a pid namespace cannot name it, and one that has no descriptor
     /// left to open it with must not take that for its death.
     pub supervisor: Option<PidFd>,
+    /// `/proc` as it is outside, for a keeper that is number 1 of a pid namespace.
+    pub outside: Option<Outside>,
 }
 
 impl Holdings {
@@ -84,13 +90,14 @@ impl Holdings {
 
     /// Closes what was inherited for the leader's sake: it has its own copies now, and nobody may wait for us to close
     /// ours. Where the kernel cannot, such a reader waits until the keeper is done.
-    fn keep_only(&self, control: &OwnedFd, signals: &SignalFd) {
+    fn keep_only(&self, control: &OwnedFd, signals: &SignalFd, names: &Names) {
         let mut keep = vec![control.as_fd(), signals.as_fd()];
         keep.extend(
             [&self.lock, &self.store, &self.index, &self.ends].into_iter().flatten().map(AsFd::as_fd),
         );
         keep.extend(self.cgroup.as_ref().map(AsFd::as_fd));
         keep.extend(self.supervisor.as_ref().map(AsFd::as_fd));
+        keep.extend(names.outside().map(AsFd::as_fd));
         if let Some(Output { read, write, stage }) = &self.output {
             keep.extend([read.as_fd(), write.as_fd(), stage.read.as_fd(), stage.write.as_fd()]);
         }
@@ -128,7 +135,12 @@ fn take_over() -> Option<(Plan, OwnedFd, Holdings)> {
         // What is no cgroup is no boundary; descent holds without one.
         cgroup: inherit(slot::CGROUP).and_then(|directory| cgroup::take(directory).ok()),
         supervisor: inherit(slot::SUPERVISOR).map(PidFd::from_owned),
+        outside: inherit(slot::OUTSIDE).map(Outside::from_owned),
     };
+    if let Some(outside) = &holdings.outside {
+        // HAZARD(numbers-inside): of our descriptors this is the one that shows what the namespace is to hide.
+        outside.hide();
+    }
     Some((plan, control, holdings))
 }
 
@@ -155,9 +167,9 @@ fn hold(plan: Plan, control: OwnedFd, mut holdings: Holdings, before_the_wait: i
             let _ = sockets::send(&control, &notice.encode());
             1
         }
-        Ok((leader, signals)) => {
-            holdings.keep_only(&control, &signals);
-            let Holdings { lock, output, store, index, ends, cgroup, supervisor } = holdings;
+        Ok(Started { leader, names, signals }) => {
+            holdings.keep_only(&control, &signals, &names);
+            let Holdings { lock, output, store, index, ends, cgroup, supervisor, .. } = holdings;
             let drain = match (output, store) {
                 // The write end is the leader's alone from here on.
                 (Some(Output { read, stage, .. }), Some(store)) => Drain::new(read, stage, store, index).ok(),
@@ -165,7 +177,8 @@ fn hold(plan: Plan, control: OwnedFd, mut holdings: Holdings, before_the_wait: i
             };
             settle(&plan.label);
             let (label, run, record) = (plan.label, plan.run, plan.record);
-            let parts = Parts { control, supervisor, signals, drain, ends, record, cgroup, label, run };
+            let parts =
+                Parts { control, supervisor, signals, drain, ends, record, cgroup, label, run, names };
             let machine = Machine::new(plan.stop, plan.is_daemon, leader);
             let end = Driver::new(parts, machine, leader, plan.stop.signal).run(before_the_wait);
             // The lock is let go of by our exit, after the last word.
@@ -175,7 +188,14 @@ fn hold(plan: Plan, control: OwnedFd, mut holdings: Holdings, before_the_wait: i
     }
 }
 
-fn start(plan: &Plan, holdings: &mut Holdings) -> Result<(Identity, SignalFd), SpawnError> {
+/// A leader that was spawned, and what is known then.
+struct Started {
+    leader: Identity,
+    names: Names,
+    signals: SignalFd,
+}
+
+fn start(plan: &Plan, holdings: &mut Holdings) -> Result<Started, SpawnError> {
     let prepare = |errno| SpawnError { step: SpawnStep::Prepare, errno };
     if plan.has_session {
         // The leader makes a session of its own, so nothing binds us to the caller's: out of it before the leader can
@@ -220,7 +240,16 @@ fn start(plan: &Plan, holdings: &mut Holdings) -> Result<(Identity, SignalFd), S
     if options.cgroup.is_none() {
         holdings.leave_cgroup();
     }
-    Ok((spawned?.identity, signals))
+    let spawned = spawned?;
+    match Names::new(holdings.outside.take(), spawned.identity, &spawned.pidfd) {
+        Ok(names) => Ok(Started { leader: spawned.identity, names, signals }),
+        Err(errno) => {
+            // As for any spawn: who cannot be named cannot be looked after. What it has started by now ends with us: only
+            // number 1 of a namespace has names to look up.
+            let _ = spawned.pidfd.signal(Signal::KILL);
+            Err(SpawnError { step: SpawnStep::Identity, errno })
+        }
+    }
 }
 
 /// Leaves the session, the name and the streams that were only there for the leader.

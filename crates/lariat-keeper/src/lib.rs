@@ -23,6 +23,7 @@ pub mod ending;
 pub mod entry;
 pub mod last_words;
 pub mod machine;
+pub mod names;
 pub mod record;
 pub mod stop;
 pub mod store;

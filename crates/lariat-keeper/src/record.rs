@@ -19,11 +19,24 @@ pub const RECORD_MAX: usize = 4096;
 /// The version in every record.
 pub const RECORD_VERSION: u32 = 1;
 
+/// What has come to its end, and who took part. All names are those that hold for the reader.
+#[derive(Clone, Copy, Debug)]
+pub struct Subject<'a> {
+    /// The run's id.
+    pub run: &'a str,
+    /// The service's label.
+    pub service: &'a str,
+    /// The keeper, of which the number is written.
+    pub keeper: Identity,
+    /// The leader.
+    pub leader: Identity,
+}
+
 /// Appends the record of one end to `file`. An error is swallowed: the process that would be told is dead, and the
 /// containment is empty all the same.
-pub fn append(file: BorrowedFd<'_>, run: &str, service: &str, leader: Identity, end: &End, left: &[Named]) {
+pub fn append(file: BorrowedFd<'_>, subject: Subject<'_>, end: &End, left: &[Named]) {
     let at = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis());
-    let mut line = line(run, service, leader, end, left, at);
+    let mut line = line(subject, end, left, at);
     line.push('\n');
     // One call to write(2), never a second for the rest: a torn line is skipped by readers, a mixed one could lie.
     let Ok(file) = file.try_clone_to_owned() else { return };
@@ -32,10 +45,11 @@ pub fn append(file: BorrowedFd<'_>, run: &str, service: &str, leader: Identity, 
 
 /// Returns the record as text, without the newline. `at` is in milliseconds since 1970.
 #[must_use]
-pub fn line(run: &str, service: &str, leader: Identity, end: &End, left: &[Named], at: u128) -> String {
+pub fn line(subject: Subject<'_>, end: &End, left: &[Named], at: u128) -> String {
+    let Subject { run, service, keeper, leader } = subject;
     let mut s = String::with_capacity(512);
     let _ = write!(s, "{{\"version\":{RECORD_VERSION},\"at_ms\":{at},\"run\":{},", quote(run));
-    let _ = write!(s, "\"service\":{},\"keeper\":{},", quote(service), lariat_sys::process::pid());
+    let _ = write!(s, "\"service\":{},\"keeper\":{keeper},", quote(service));
     let _ = write!(s, "\"leader\":{{{}}},\"exit\":", fields(leader));
     let _ = match end.exit {
         None => write!(s, "null"),

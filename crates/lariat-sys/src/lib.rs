@@ -48,6 +48,7 @@ pub mod files;
 pub mod fuzzing;
 pub mod identity;
 pub mod kernel;
+pub mod outside;
 pub mod pidfd;
 pub mod poll;
 pub mod ports;

@@ -246,8 +246,22 @@ pub fn newest() -> Result<i32> {
 /// # Errors
 /// [`Errno::NOENT`] if `/proc` is not mounted, or shows a namespace in which we have no number.
 pub fn own_number() -> Result<i32> {
-    let target = rustix::fs::readlinkat(CWD, c"/proc/self", Vec::new())?;
+    number_in_link(CWD, c"/proc/self")
+}
+
+/// Returns the number that we have in the pid namespace that this `/proc` shows.
+pub(crate) fn number_of_self(proc: impl AsFd) -> Result<i32> {
+    number_in_link(proc, c"self")
+}
+
+fn number_in_link(directory: impl AsFd, link: &CStr) -> Result<i32> {
+    let target = rustix::fs::readlinkat(directory, link, Vec::new())?;
     text::number(target.to_bytes()).ok_or(Errno::NOENT)
+}
+
+/// Returns the number of the process that a pidfd refers to, from the text of its `fdinfo`; -1 for one that was reaped.
+pub(crate) fn number_in_fdinfo(text: &[u8]) -> Option<i32> {
+    text::pidfd_number(text)
 }
 
 /// Returns how many clock ticks a second has, in the unit of `start`, `utime` and `stime`; 100 on most machines.
@@ -257,7 +271,7 @@ pub fn ticks_per_second() -> u64 {
     u64::try_from(ticks).ok().filter(|ticks| *ticks > 0).unwrap_or(100)
 }
 
-/// A path below `/proc/PID`, built without allocation.
+/// A path below `/proc/PID`, or relative to such a directory, built without allocation.
 pub(crate) struct ProcPath {
     bytes: [u8; ProcPath::SIZE],
     length: usize,
@@ -268,7 +282,12 @@ impl ProcPath {
     const SIZE: usize = 64;
 
     pub(crate) fn new(pid: i32, rest: &str) -> ProcPath {
-        ProcPath { bytes: [0; ProcPath::SIZE], length: 0 }.text("/proc/").number(pid).text(rest)
+        ProcPath::within("/proc/").number(pid).text(rest)
+    }
+
+    /// Begins a path with this.
+    pub(crate) fn within(start: &str) -> ProcPath {
+        ProcPath { bytes: [0; ProcPath::SIZE], length: 0 }.text(start)
     }
 
     pub(crate) fn text(mut self, text: &str) -> ProcPath {

@@ -7,7 +7,6 @@ use std::collections::{HashMap, HashSet};
 use std::sync::OnceLock;
 
 use crate::Result;
-use crate::identity::Identity;
 use crate::procfs::{self, ProcPath, Stat};
 
 /// Appends the children of all threads of a process, zombies included, the eldest first for each thread. A process that
@@ -75,20 +74,6 @@ fn children_by_scan(pid: i32, out: &mut Vec<i32>) -> Result<()> {
     found.sort_by_key(|stat| (stat.start, stat.pid));
     out.extend(found.iter().map(|stat| stat.pid));
     Ok(())
-}
-
-/// Returns who the process is to us that calls itself `inner` in the pid namespace of which `init` is number 1; `None`
-/// if it is gone, or nobody there has that number and start.
-pub fn outer_identity(init: i32, inner: Identity) -> Option<Identity> {
-    let level = procfs::numbers_by_namespace(init).ok().flatten()?.len().checked_sub(1)?;
-    let mut found = Vec::new();
-    // A walk that failed half-way may have found the one that is looked for.
-    let _ = walk(init, &[], &mut found);
-    found.into_iter().filter(|stat| stat.start == inner.start).find_map(|stat| {
-        let numbers = procfs::numbers_by_namespace(stat.pid).ok().flatten()?;
-        let is_it = numbers.get(level) == Some(&inner.pid);
-        is_it.then(|| stat.identity().with_inode(inner.inode()))
-    })
 }
 
 /// Does what [`walk`] does by reading every process's parent: slower, and in need of no children lists.

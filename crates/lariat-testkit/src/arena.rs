@@ -95,6 +95,9 @@ pub enum Containment {
     Lineage,
     /// By cgroup, or not at all.
     Cgroup,
+    /// In a pid namespace, where the test passes [`Arena::isolation_flags`] or [`Arena::isolation_key`] on; what lariat finds
+    /// best besides.
+    Namespace,
 }
 
 impl Containment {
@@ -114,7 +117,7 @@ impl Containment {
 
     fn name(self) -> &'static str {
         match self {
-            Self::Auto => "auto",
+            Self::Auto | Self::Namespace => "auto",
             Self::Lineage => "lineage",
             Self::Cgroup => "cgroup",
         }
@@ -174,6 +177,24 @@ impl Arena {
     #[must_use]
     pub fn boundary(&self) -> Option<&Boundary> {
         self.boundary.as_ref()
+    }
+
+    /// Returns whether commands are to be isolated by a pid namespace.
+    #[must_use]
+    pub fn is_isolated(&self) -> bool {
+        self.containment == Containment::Namespace
+    }
+
+    /// Returns what `lariat run` is told for that.
+    #[must_use]
+    pub fn isolation_flags(&self) -> &'static [&'static str] {
+        if self.is_isolated() { &["--isolate"] } else { &[] }
+    }
+
+    /// Returns the line that a service in `lariat.toml` has for that.
+    #[must_use]
+    pub fn isolation_key(&self) -> &'static str {
+        if self.is_isolated() { "isolation = 'pid'\n" } else { "" }
     }
 
     /// Returns the directory in which programs start: empty, on the arena's temporary file system.

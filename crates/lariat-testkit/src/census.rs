@@ -193,6 +193,20 @@ pub fn everybody(root: i32, token: &str) -> Vec<Seen> {
     all.into_values().collect()
 }
 
+/// Returns the keeper of a `lariat run`, its only child that is alive: who made a namespace for the keeper is dead, and may
+/// be unreaped for a moment.
+///
+/// # Panics
+/// When there is none, or more than one.
+#[must_use]
+#[track_caller]
+pub fn keeper_of(lariat: i32) -> Seen {
+    let mut keepers: Vec<Seen> = children_of(lariat).into_iter().filter_map(Seen::of).collect();
+    keepers.retain(Seen::is_alive);
+    assert!(keepers.len() == 1, "lariat has children {keepers:?}");
+    keepers.remove(0)
+}
+
 /// Returns the process that calls itself `inner` in the pid namespace of `keeper`, its first process: a fixture in there
 /// tells that number. `None` where there is none, or `keeper` is not in a namespace of its own.
 #[must_use]

@@ -143,6 +143,9 @@ pub enum EventKind {
     KeeperLost {
         /// Of which service.
         service: String,
+        /// It was number 1 of a pid namespace, and has left nobody: the kernel ended all of them with it.
+        #[serde(default)]
+        is_isolated: bool,
     },
     /// A process could not be ended.
     MemberLeft {

@@ -19,6 +19,7 @@ pub mod api;
 pub mod clock;
 pub mod containment;
 pub mod event;
+pub mod isolation;
 pub mod ledger;
 pub mod logs;
 pub mod ports;

@@ -29,6 +29,7 @@ const MODULES: &[(&str, u8)] = &[
     ("event", 0),
     ("process", 0),
     ("containment", 1),
+    ("isolation", 1),
     ("ports", 1),
     ("ledger", 1),
     ("logs", 1),

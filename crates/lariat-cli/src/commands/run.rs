@@ -2,11 +2,12 @@
 
 use std::io::Error;
 
+use lariat::isolation;
 use lariat::ledger::command::CommandLedger;
 use lariat::ledger::record::RunId;
 use lariat::process::RUN_VARIABLE;
 use lariat_keeper::wire::Named;
-use lariat_sys::{process, signal};
+use lariat_sys::{Errno, process, signal};
 
 use super::up::{lacking, user_dirs};
 use crate::args::run::RunArgs;
@@ -14,11 +15,6 @@ use crate::exit_code::ExitCode;
 use crate::output::{Failure, Output};
 use crate::run::{self, Ended, Ending, RunError, RunOptions};
 use crate::settings;
-
-/// What stands in the way of namespaces.
-pub(crate) const ISOLATION_HINT: &str = "an ordinary user needs user namespaces, which this system may forbid \
-    (kernel.unprivileged_userns_clone, kernel.apparmor_restrict_unprivileged_userns, user.max_user_namespaces, user.max_pid_namespaces), \
-    and a /proc that nothing is mounted over";
 
 /// Runs the command and never returns: the way it ends may be a signal.
 pub(crate) fn run(args: &RunArgs) -> ! {
@@ -37,6 +33,9 @@ pub(crate) fn run(args: &RunArgs) -> ! {
     };
     let code = match run::run(&options) {
         Ok(ended) => {
+            if ended.has_lost_keeper {
+                fail(lost_keeper(&options));
+            }
             report_left(&ended);
             match ended.ending {
                 Ending::Code(code) => code,
@@ -71,6 +70,16 @@ fn report_left(ended: &Ended) {
     fail(named.fold(Failure::new(ExitCode::RunTrouble, message), Failure::because));
 }
 
+/// Says that somebody killed the keeper, which takes the grace period and the command's own end along.
+fn lost_keeper(options: &RunOptions) -> Failure {
+    let name = options.command.first().map(|word| word.to_string_lossy().into_owned()).unwrap_or_default();
+    let then = match options.is_isolated {
+        true => "the kernel ended everything in its pid namespace",
+        false => "what it left was ended",
+    };
+    Failure::new(ExitCode::RunTrouble, format!("the keeper of `{name}` was killed; {then}"))
+}
+
 fn reason(errno: i32) -> String {
     let text = Error::from_raw_os_error(errno).to_string();
     text.split(" (os error").next().unwrap_or_default().to_lowercase()
@@ -85,8 +94,10 @@ fn failure(options: &RunOptions, error: RunError) -> Failure {
         }
         RunError::Kernel(missing) => lacking(ExitCode::RunTrouble, &missing),
         RunError::Isolate { step, errno } => {
-            Failure::new(ExitCode::RunTrouble, format!("could not {step}: {}", reason(errno)))
-                .hint(ISOLATION_HINT)
+            let hint = isolation::hint(step, Errno::from_raw_os_error(errno));
+            Failure::new(ExitCode::RunTrouble, format!("could not isolate `{name}`"))
+                .because(format!("could not {step}: {}", reason(errno)))
+                .hint(hint)
         }
         RunError::Own { step, errno } => {
             Failure::new(ExitCode::RunTrouble, format!("could not {step}: {}", reason(errno)))

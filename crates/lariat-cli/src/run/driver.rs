@@ -19,6 +19,7 @@ use lariat_keeper::stop::StopPlan;
 use lariat_keeper::wire::{Named, Notice, Order, Plan};
 use lariat_sys::cgroup::Cgroup;
 use lariat_sys::identity::Identity;
+use lariat_sys::outside::Outside;
 use lariat_sys::pidfd::PidFd;
 use lariat_sys::poll::{self, PollFd, PollFlags};
 use lariat_sys::signal::{self, Signal, SignalFd, SignalSet};
@@ -69,6 +70,8 @@ pub(crate) fn run(options: &RunOptions) -> Result<Ended, RunError> {
     let signals = SignalFd::new(heard()).map_err(own("hear signals"))?;
     let (ours, theirs) = sockets::seqpacket_pair().map_err(own("make a socket pair"))?;
     let plan = plan(options, &before, ties.terminal.is_some(), me);
+    // Opened here, where it shows our numbers: the keeper may have others.
+    let outside = options.is_isolated.then(Outside::open).transpose().map_err(own("open /proc"))?;
     let group = cgroup(options, &plan.label).map_err(own("make a cgroup for the command"))?;
     let (stop, shares_group) = (plan.stop, !plan.has_session);
     let us = PidFd::open(me).map_err(own("open ourselves"))?;
@@ -76,12 +79,12 @@ pub(crate) fn run(options: &RunOptions) -> Result<Ended, RunError> {
     let Some(child) = forked else {
         // The keeper. What it does not need must not outlive us in it.
         drop((ours, signals, ties));
-        let holdings = Holdings { cgroup: group, supervisor: Some(us), ..Holdings::default() };
+        let holdings = Holdings { cgroup: group, supervisor: Some(us), outside, ..Holdings::default() };
         process::exit_now(become_keeper(plan, theirs, holdings));
     };
-    drop((theirs, us));
+    drop((theirs, us, outside));
     files::set_nonblocking(&ours, true).map_err(own("prepare the socket"))?;
-    let keeper = Keeper::from_fork(child.identity, ours, child.pidfd, options.is_isolated);
+    let keeper = Keeper::from_fork(child.identity, ours, child.pidfd);
     let hears_hangup = !before.ignored.contains(Signal::HUP);
     let mut machine = Machine::new(options.grace, hears_hangup);
     if options.has_lifeline || options.dies_with_parent {
@@ -104,6 +107,7 @@ pub(crate) fn run(options: &RunOptions) -> Result<Ended, RunError> {
         options,
         keeps_record: false,
         left: Vec::new(),
+        has_lost_keeper: false,
     }
     .run()
 }
@@ -218,6 +222,8 @@ struct Driver<'a> {
     group: Option<Cgroup>,
     awake: Awake,
     left: Vec<Named>,
+    /// The keeper died before its last word.
+    has_lost_keeper: bool,
 }
 
 type Outcome = Result<Ending, RunError>;
@@ -247,7 +253,7 @@ impl Driver<'_> {
         if let (Some(ledger), false) = (&self.options.ledger, self.keeps_record) {
             ledger.remove();
         }
-        outcome.map(|ending| Ended { ending, left: self.left })
+        outcome.map(|ending| Ended { ending, left: self.left, has_lost_keeper: self.has_lost_keeper })
     }
 
     /// A shell that ends gives the terminal back to the group that was in front when it began. From within a namespace it
@@ -414,6 +420,7 @@ impl Driver<'_> {
     }
 
     fn keeper_gone(&mut self) -> Option<Outcome> {
+        self.has_lost_keeper = true;
         self.reap_keeper();
         self.handle(Event::KeeperGone)
     }
@@ -421,6 +428,7 @@ impl Driver<'_> {
     /// Waits for the keeper's exit, which follows its last word at once, and reaps it.
     fn reap_keeper(&mut self) {
         if let Some(keeper) = self.keeper.take() {
+            // HAZARD(joined-namespace): somebody else's child may hold its exit up, and does not hold us up.
             let _ = keeper.pidfd().wait_exit(Some(Instant::now() + Duration::from_secs(1)));
             keeper.reap();
             self.dead_keeper = Some(keeper.identity().pid);

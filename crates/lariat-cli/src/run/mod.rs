@@ -76,6 +76,8 @@ pub(crate) struct Ended {
     pub(crate) ending: Ending,
     /// Those who could not be ended, the first of them by name.
     pub(crate) left: Vec<Named>,
+    /// The keeper died before its last word.
+    pub(crate) has_lost_keeper: bool,
 }
 
 /// Why there was no command to end.

@@ -184,6 +184,12 @@ pub(super) fn namespace_numbers(text: &[u8]) -> Vec<i32> {
     line.split(u8::is_ascii_whitespace).filter_map(number::<i32>).collect()
 }
 
+/// Returns the number in the line `Pid` of the `fdinfo` of a pidfd.
+pub(super) fn pidfd_number(text: &[u8]) -> Option<i32> {
+    let line = text.split(|byte| *byte == b'\n').find_map(|line| line.strip_prefix(b"Pid:"))?;
+    number(line.trim_ascii())
+}
+
 fn three_users(value: &[u8]) -> Option<(u32, u32, u32)> {
     let mut users = value.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty()).map(number::<u32>);
     Some((users.next()??, users.next()??, users.next()??))
@@ -198,6 +204,15 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn the_number_of_a_pidfd_is_read() {
+        assert_eq!(pidfd_number(b"pos:\t0\nflags:\t02000002\nPid:\t4242\nNSpid:\t4242\t2\n"), Some(4242));
+        assert_eq!(pidfd_number(b"Pid:\t-1\nNSpid:\t-1\n"), Some(-1));
+        for text in [&b""[..], b"pos:\t0\n", b"NSpid:\t1\n", b"Pid:\tx\n", b"Pid:\t99999999999\n"] {
+            assert_eq!(pidfd_number(text), None);
+        }
+    }
 
     const REST: &[u8] =
         b" S 1 4242 4241 34816 -1 4194304 1 2 3 4 55 66 7 8 20 -5 3 0 98765 1048576 256 18446744073709551615 1 1\n";

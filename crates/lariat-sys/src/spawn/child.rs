@@ -144,7 +144,7 @@ fn run(order: &mut Order<'_>) -> std::result::Result<Infallible, (SpawnStep, Err
     }
     if let Some(namespaces) = &options.namespaces {
         namespaces.map_user().map_err(at(SpawnStep::MapUser))?;
-        isolate::mount_proc().map_err(at(SpawnStep::MountProc))?;
+        isolate::mount_proc(namespaces).map_err(at(SpawnStep::MountProc))?;
     }
     dispositions(options.ignored).map_err(at(SpawnStep::Signals))?;
     // SAFETY: these calls take integers.

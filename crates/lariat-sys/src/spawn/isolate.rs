@@ -8,6 +8,7 @@ use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
+use rustix::fs::StatVfsMountFlags;
 use rustix::thread::CapabilitySet;
 
 use super::{Child, Forked, SpawnError, SpawnStep, collect, fork_alone};
@@ -24,6 +25,8 @@ const MADE_WITHIN: Duration = Duration::from_secs(10);
 pub struct Namespaces {
     /// What `uid_map` and `gid_map` are to say; absent where no user namespace is needed.
     maps: Option<(CString, CString)>,
+    /// How its `/proc` is mounted.
+    proc_flags: libc::c_ulong,
 }
 
 impl Namespaces {
@@ -31,7 +34,7 @@ impl Namespaces {
     pub fn choose() -> Namespaces {
         let has_right = rustix::thread::capabilities(None)
             .is_ok_and(|sets| sets.effective.contains(CapabilitySet::SYS_ADMIN));
-        if has_right { Namespaces { maps: None } } else { Namespaces::with_user() }
+        if has_right { Namespaces { maps: None, proc_flags: proc_flags() } } else { Namespaces::with_user() }
     }
 
     /// Returns the same with a user namespace, in which our user and group are what they are outside, and all others
@@ -39,7 +42,7 @@ impl Namespaces {
     pub fn with_user() -> Namespaces {
         let line = |id: u32| CString::new(format!("{id} {id} 1\n")).unwrap_or_default();
         let (user, group) = (rustix::process::geteuid(), rustix::process::getegid());
-        Namespaces { maps: Some((line(user.as_raw()), line(group.as_raw()))) }
+        Namespaces { maps: Some((line(user.as_raw()), line(group.as_raw()))), proc_flags: proc_flags() }
     }
 
     /// Says whether a user namespace is among them.
@@ -65,18 +68,41 @@ impl Namespaces {
     }
 }
 
+/// Returns how `/proc` is to be mounted: a user namespace may do it only with the access times of the one that is there.
+/// One that is read-only does not get so far, since users are mapped through it.
+fn proc_flags() -> libc::c_ulong {
+    let there = rustix::fs::statvfs(c"/proc").map_or(StatVfsMountFlags::empty(), |found| found.f_flag);
+    let same = [
+        (StatVfsMountFlags::NOATIME, libc::MS_NOATIME),
+        (StatVfsMountFlags::NODIRATIME, libc::MS_NODIRATIME),
+    ];
+    let same = same.into_iter().filter(|(flag, _)| there.contains(*flag)).map(|(_, flag)| flag);
+    // What has neither of the two is mounted strictly; the kernel takes none of the three for `relatime`.
+    let times = StatVfsMountFlags::NOATIME | StatVfsMountFlags::RELATIME;
+    let strict = if there.intersects(times) { 0 } else { libc::MS_STRICTATIME };
+    same.fold(libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC | strict, |all, one| all | one)
+}
+
 /// Gives the calling process, number 1 of a pid namespace in mounts of its own, a `/proc` of that namespace. System calls
 /// only.
-pub(super) fn mount_proc() -> Result<()> {
+pub(super) fn mount_proc(namespaces: &Namespaces) -> Result<()> {
     let none: *const c_char = std::ptr::null();
-    let flags = libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC;
     // SAFETY: the strings end in NUL; mount(2) takes null where it does not look.
     unsafe {
-        // What is mounted outside goes on appearing here, and nothing that is mounted here appears outside.
+        // HAZARD(shared-mounts): what is mounted outside goes on appearing here, and nothing that is mounted here appears
+        // outside.
         let slave = libc::MS_SLAVE | libc::MS_REC;
-        call::check(libc::mount(none, c"/".as_ptr(), none, slave, std::ptr::null()))?;
+        let made = match call::check(libc::mount(none, c"/".as_ptr(), none, slave, std::ptr::null())) {
+            // In a chroot whose `/` is no mount only what can be named can be changed; ours has to be.
+            Err(Errno::INVAL) => {
+                call::check(libc::mount(none, c"/proc".as_ptr(), none, slave, std::ptr::null()))
+            }
+            made => made,
+        };
+        made?;
         let kind = c"proc".as_ptr();
-        call::check(libc::mount(kind, c"/proc".as_ptr(), kind, flags, std::ptr::null())).map(drop)
+        call::check(libc::mount(kind, c"/proc".as_ptr(), kind, namespaces.proc_flags, std::ptr::null()))
+            .map(drop)
     }
 }
 
@@ -217,7 +243,7 @@ fn be_between(namespaces: &Namespaces, pipe: OwnedFd) -> std::result::Result<Opt
             process::exit_now(0);
         }
     }
-    if let Err(errno) = mount_proc() {
+    if let Err(errno) = mount_proc(namespaces) {
         fail(SpawnStep::MountProc, errno);
     }
     Word::Ready.say(&pipe);

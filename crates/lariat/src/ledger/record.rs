@@ -525,6 +525,7 @@ mod tests {
 
     #[test]
     fn the_line_of_a_keeper_is_read() {
+        use lariat_keeper::record::Subject;
         use lariat_keeper::wire::{End, Named};
         use lariat_sys::reap::Exit;
         let leader = Identity::new(13, 14).with_inode(Some(17));
@@ -541,7 +542,9 @@ mod tests {
             (Some(Exit::Signal { signal: real_time, core: true }), Some(ExitRecord::Signal(40))),
         ] {
             let end = End { exit, told: 1, stragglers: 2, left: 1, dropped_bytes: 7, ..End::default() };
-            let line = lariat_keeper::record::line("0123456789abcdef", "web", leader, &end, &[named], 18);
+            let subject =
+                Subject { run: "0123456789abcdef", service: "web", keeper: Identity::new(12, 0), leader };
+            let line = lariat_keeper::record::line(subject, &end, &[named], 18);
             let record: EndRecord = serde_json::from_str(&line).unwrap();
             assert_eq!(
                 (record.exit, record.leader, record.leader.inode),

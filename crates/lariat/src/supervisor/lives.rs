@@ -19,6 +19,7 @@ use crate::event::{self, EventKind};
 use crate::service::graph::Place;
 use crate::service::machine::{self, Cause, State};
 use crate::service::restart::Outcome;
+use crate::service::spec::Isolation;
 use crate::shutdown::report::{LeftProcess, ServiceCounts};
 
 /// How long what is in a pipe may take to reach the store once its service is gone.
@@ -251,7 +252,8 @@ impl Driver {
             self.tell(place, machine::Event::KeeperEnded { exit: None, is_empty: true });
         } else {
             let service = self.units[place].name.clone();
-            self.publish(EventKind::KeeperLost { service });
+            let is_isolated = self.is_isolated(place);
+            self.publish(EventKind::KeeperLost { service, is_isolated });
             self.tell(place, machine::Event::KeeperGone);
         }
     }
@@ -352,10 +354,17 @@ impl Driver {
             Cause::Stopped => "stopped".into(),
             Cause::NotSpawned => trouble(),
             Cause::NotReady => format!("not ready in time: {}", trouble()),
+            Cause::KeeperLost if self.is_isolated(place) => {
+                "its keeper was killed, and the kernel ended everything in its pid namespace".into()
+            }
             Cause::KeeperLost => "its keeper was killed".into(),
             Cause::DaemonEnded => "its daemon ended".into(),
             Cause::DependencyLost => "something it comes after ended".into(),
         }
+    }
+
+    fn is_isolated(&self, place: Place) -> bool {
+        self.spec.services[place].isolation == Isolation::Pid
     }
 
     pub(super) fn why_failed(&self, place: Place) -> String {

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use lariat::containment::{self, Candidates};
+use lariat::isolation;
 use lariat_drill::promise::Containment;
 use lariat_keeper::contain::choose;
 
@@ -83,12 +84,9 @@ fn namespace() -> Found {
     match choose::probe_namespaces(Path::new(OURSELVES)) {
         Ok(true) => Found::Available("with a user namespace around it".into()),
         Ok(false) => Found::Available("by our own rights".into()),
-        Err(refusal) => Found::Missing {
-            why: refusal.to_string(),
-            hint: Some(
-                "an ordinary user needs user namespaces, and a /proc that nothing is mounted over".into(),
-            ),
-        },
+        Err(refusal) => {
+            Found::Missing { why: refusal.to_string(), hint: Some(isolation::hint_for(&refusal)) }
+        }
     }
 }
 

@@ -77,8 +77,12 @@ impl Narrator {
                 let restarts = count(u64::from(*restarts), "restart", "restarts");
                 self.bad(&format!("{service} is not started again after {restarts}"))
             }
-            EventKind::KeeperLost { service } => {
-                self.bad(&format!("the keeper of {service} was killed; what it left is being ended"))
+            EventKind::KeeperLost { service, is_isolated } => {
+                let then = match is_isolated {
+                    true => "the kernel ended everything in its pid namespace",
+                    false => "what it left is being ended",
+                };
+                self.bad(&format!("the keeper of {service} was killed; {then}"))
             }
             EventKind::MemberLeft { pid, name, reason, .. } => {
                 self.bad(&format!("{pid} {} could not be ended: {}", harmless(name), harmless(reason)))

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use lariat::containment::{self, Candidates, Source};
+use lariat::isolation;
 use lariat::ledger::STATE_DIR;
 use lariat::ledger::index::UserDirs;
 use lariat::logs::LogFiles;
@@ -208,7 +209,9 @@ fn start_failure(error: StartError) -> Failure {
         StartError::Finishing(_) | StartError::Crashed(_) => {
             failure(ExitCode::LiveRun).hint("another lariat was at work here in this moment; try again")
         }
-        StartError::Isolation { .. } => failure(ExitCode::Trouble).hint(super::run::ISOLATION_HINT),
+        StartError::Isolation { refusal, .. } => {
+            failure(ExitCode::Trouble).hint(isolation::hint_for(&refusal))
+        }
         _ => failure(ExitCode::Trouble).hint("nothing was started"),
     }
 }

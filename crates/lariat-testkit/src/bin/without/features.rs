@@ -72,6 +72,9 @@ pub(crate) const FEATURES: &[Feature] = &[
     all("file-handles", libc::SYS_name_to_handle_at, libc::EOPNOTSUPP),
     // `CONFIG_INET_DIAG`
     equal("sock-diag", libc::SYS_socket, 0, libc::AF_NETLINK as u32, libc::EPROTONOSUPPORT),
+    // `CONFIG_PID_NS`, and what containers refuse.
+    with("unshare-pid", libc::SYS_unshare, 0, libc::CLONE_NEWPID as u32, libc::EPERM),
+    with("clone-pid", libc::SYS_clone, 0, libc::CLONE_NEWPID as u32, libc::EPERM),
     // Some file systems, and emulated kernels.
     all("splice", libc::SYS_splice, libc::EINVAL),
     all("madvise", libc::SYS_madvise, libc::EINVAL),
