@@ -41,6 +41,7 @@ use std::time::Instant;
 
 use lariat_keeper::awake::Awake;
 use lariat_keeper::contain::choose::{self, Refusal};
+use lariat_keeper::contain::limits::{self, NoLimits, Seat, Way};
 use lariat_sys::Errno;
 use lariat_sys::identity::Identity;
 use lariat_sys::kernel::{self, Missing};
@@ -58,7 +59,7 @@ use crate::logs::pump::{Bell, Pump, PumpError};
 use crate::logs::{Store, StoreError};
 use crate::ports::{self, PortError};
 use crate::service::graph::{Graph, GraphError, Place};
-use crate::service::spec::{Isolation, PortSpec, ServiceName, StackSpec};
+use crate::service::spec::{Isolation, Limits, PortSpec, ServiceName, StackSpec};
 use crate::shutdown::report::{Report, Tally};
 use books::Books;
 use driver::Driver;
@@ -95,6 +96,9 @@ pub struct Options {
     pub is_subreaper: bool,
     /// The cgroup directory in which each start of a service gets one of its own ([`crate::containment`]).
     pub cgroup: Option<PathBuf>,
+    /// The program may be moved into a cgroup below the one that it is in, where limits of services need that
+    /// ([`lariat_keeper::contain::limits`]); it is moved back at the end.
+    pub may_be_moved: bool,
 }
 
 /// Why a supervisor could not be made. Nothing was started.
@@ -189,6 +193,7 @@ impl Supervisor {
         let socket = options.dirs.socket(&run)?;
         let record = first_record(&run, &spec, &socket).map_err(system("read the boot id"))?;
         let record = RunRecord { cgroup: options.cgroup.clone(), ..record };
+        let (seat, no_limits) = place_for_limits(&spec, &options, run.as_str());
         let units = make_units(&spec, &state, ports)?;
         let pump = Pump::start()?;
         let bell: Arc<Bell> = pump.bell()?;
@@ -232,6 +237,8 @@ impl Supervisor {
             has_left: false,
             has_finished: false,
             awake: Awake::default(),
+            seat,
+            no_limits,
             spec,
             options,
         };
@@ -307,6 +314,40 @@ fn try_isolation(spec: &StackSpec, places: &[Place], options: &Options) -> Resul
     };
     let failed = |refusal| StartError::Isolation { service: service.name.clone(), refusal };
     choose::probe_namespaces(&options.executable).map(drop).map_err(failed)
+}
+
+/// Makes limits have an effect, where services have some; or says why they have none.
+fn place_for_limits(spec: &StackSpec, options: &Options, run: &str) -> (Option<Seat>, Option<String>) {
+    let limited = || spec.services.iter().filter(|service| !service.limits.is_empty());
+    let wanted = limits_of(spec).controllers();
+    if wanted.is_empty() {
+        return (None, None);
+    }
+    let seat = match &options.cgroup {
+        None => Err(NoLimits::NoCgroup),
+        Some(base) if !options.may_be_moved && matches!(limits::look(base, wanted), Ok(Way::MakeRoom(_))) => {
+            Err(NoLimits::Others { count: 1, base: base.clone() })
+        }
+        Some(base) => Seat::take(base, run, wanted),
+    };
+    match seat {
+        Ok(seat) => (Some(seat), None),
+        Err(reason) => {
+            let names: Vec<String> = limited().map(|service| service.name.to_string()).collect();
+            let names = names.join(", ");
+            (None, Some(format!("the limits of {names} are not applied: {reason}; {}", limits::HINT)))
+        }
+    }
+}
+
+/// Returns limits of every kind that a service of the stack has, whatever their values: what has to be possible.
+#[must_use]
+pub fn limits_of(spec: &StackSpec) -> Limits {
+    spec.services.iter().fold(Limits::default(), |all, service| Limits {
+        memory: all.memory.or(service.limits.memory),
+        processes: all.processes.or(service.limits.processes),
+        cpu: all.cpu.or(service.limits.cpu),
+    })
 }
 
 fn first_record(run: &RunId, spec: &StackSpec, socket: &std::path::Path) -> lariat_sys::Result<RunRecord> {

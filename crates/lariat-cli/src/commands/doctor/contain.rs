@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use lariat::containment::{self, Candidates};
 use lariat_drill::promise::Containment;
 use lariat_keeper::contain::choose;
+use lariat_sys::cgroup::text::Controllers;
 
 /// Whether a containment can be had.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -57,6 +58,7 @@ fn cgroup() -> Found {
         may_ask_systemd: true,
         environment: &environment,
         executable: Path::new(OURSELVES),
+        wanted: Controllers::default(),
     });
     let refused: Vec<String> = choice
         .refused
