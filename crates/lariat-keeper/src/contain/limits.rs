@@ -304,6 +304,10 @@ fn is_ours(pid: i32) -> bool {
     pid > 0 && (pid == process::pid() || (pid == process::parent_pid() && is_same_program(pid)))
 }
 
+fn is_one_of_us_in(group: &Cgroup) -> bool {
+    group.residents().is_ok_and(|residents| residents.iter().any(|pid| is_ours(*pid)))
+}
+
 fn is_same_program(pid: i32) -> bool {
     let program =
         |who: &str| std::fs::metadata(format!("/proc/{who}/exe")).ok().map(|file| (file.dev(), file.ino()));
@@ -322,16 +326,17 @@ pub fn look(base: &Path, wanted: Controllers) -> Result<Way, NoLimits> {
 
 /// Controllers turned on for the directories in a base, with lariat itself out of the way. Dropping it undoes what can be
 /// undone.
+///
+/// Holds no descriptors: `lariat run` closes all that it does not know.
 #[derive(Debug)]
 pub struct Seat {
-    base: Cgroup,
-    path: PathBuf,
+    base: PathBuf,
     leaf: Option<Leaf>,
 }
 
 #[derive(Debug)]
 struct Leaf {
-    group: Cgroup,
+    path: PathBuf,
     /// What was turned on for it, and is turned off to go back.
     turned_on: Controllers,
 }
@@ -349,21 +354,22 @@ impl Seat {
         let failed = |step| move |errno| NoLimits::Step { step, errno };
         let group = Cgroup::open(base).map_err(failed(Step::Look))?;
         let way = decide(facts(base, &group).map_err(failed(Step::Look))?, wanted)?;
-        let mut seat = Self { base: group, path: base.to_owned(), leaf: None };
+        let mut seat = Self { base: base.to_owned(), leaf: None };
         match way {
             Way::AreOn => {}
             // In a directory that others gave to us, or in the root, they stay on: other lariats may use them, and they
             // change nothing for anybody.
-            Way::TurnOn(more) => seat.base.enable(more).map_err(failed(Step::Enable))?,
+            Way::TurnOn(more) => group.enable(more).map_err(failed(Step::Enable))?,
             Way::MakeRoom(more) => {
-                let group = Cgroup::create(base, &format!("{LEAF}{run}")).map_err(failed(Step::Leaf))?;
-                let leaf = seat.leaf.insert(Leaf { group, turned_on: more });
+                let name = format!("{LEAF}{run}");
+                let leaf = Cgroup::create(base, &name).map_err(failed(Step::Leaf))?;
                 // From here on a failure drops the seat, which undoes it.
-                leaf.group.enter().map_err(failed(Step::Move))?;
-                if seat.base.residents().is_ok_and(|left| left.iter().any(|pid| is_ours(*pid))) {
-                    leaf.group.move_parent().map_err(failed(Step::Move))?;
+                seat.leaf = Some(Leaf { path: base.join(name), turned_on: more });
+                leaf.enter().map_err(failed(Step::Move))?;
+                if is_one_of_us_in(&group) {
+                    leaf.move_parent().map_err(failed(Step::Move))?;
                 }
-                seat.base.enable(more).map_err(failed(Step::Enable))?;
+                group.enable(more).map_err(failed(Step::Enable))?;
             }
         }
         Ok(seat)
@@ -373,15 +379,17 @@ impl Seat {
         let Some(leaf) = self.leaf.take() else { return };
         // Somebody's limits would be gone with the controllers: a keeper goes on without us, or another lariat is here.
         // The leaf stays then, and whoever comes next removes it.
-        if are_services_in(&self.path) {
+        if are_services_in(&self.base) {
             return;
         }
-        let _ = self.base.disable(leaf.turned_on);
-        if self.base.enter().is_ok() {
-            if leaf.group.residents().is_ok_and(|left| left.iter().any(|pid| is_ours(*pid))) {
-                let _ = self.base.move_parent();
+        let (Ok(base), Ok(group)) = (Cgroup::open(&self.base), Cgroup::open(&leaf.path)) else { return };
+        // What was not turned on in the end is not turned off either.
+        let _ = base.disable(leaf.turned_on);
+        if base.enter().is_ok() {
+            if is_one_of_us_in(&group) {
+                let _ = base.move_parent();
             }
-            let _ = leaf.group.remove(Instant::now() + SETTLE_WITHIN);
+            let _ = group.remove(Instant::now() + SETTLE_WITHIN);
         }
     }
 }
