@@ -1,6 +1,9 @@
 //! A scope of the user's systemd: where our own cgroup is somebody else's, as after a login by ssh.
 
-use lariat_testkit::{Arena, Command, Containment, Facts, PATIENCE, UserSession, fixture, wait_until};
+use lariat_testkit::census::Seen;
+use lariat_testkit::{
+    Arena, Command, Containment, Facts, PATIENCE, Running, UserSession, fixture, wait_until,
+};
 
 const LARIAT: &str = env!("CARGO_BIN_EXE_lariat");
 
@@ -16,6 +19,18 @@ fn project(arena: &Arena, facts: &Facts, limits: &str) {
     for path in [file.parent().expect("it has one"), &file] {
         std::os::unix::fs::chown(path, Some(2), Some(2)).expect("it is ours to give");
     }
+}
+
+/// Kills lariat and its keepers in one go: none of them sees another's death before its own.
+fn kill_all_of_lariat(arena: &Arena, lariat: &Running) {
+    let keepers: Vec<Seen> =
+        arena.alive().into_iter().filter(|seen| seen.comm.starts_with("keeper:")).collect();
+    assert!(!keepers.is_empty());
+    lariat.signal(libc::SIGSTOP);
+    keepers.iter().for_each(|keeper| keeper.signal(libc::SIGSTOP));
+    keepers.iter().for_each(Seen::kill);
+    lariat.signal(libc::SIGKILL);
+    lariat.wait();
 }
 
 #[test]
@@ -63,15 +78,28 @@ fn whom_only_the_scope_tells_is_found_after_every_lariat_process_was_killed() {
         facts.has("ready").then_some(())
     });
     let disguised = facts.pid("disguised");
-    let is_keeper = |seen: &lariat_testkit::census::Seen| seen.comm.starts_with("keeper:");
-    let keepers: Vec<_> = arena.alive().into_iter().filter(is_keeper).collect();
-    up.signal(libc::SIGSTOP);
-    keepers.iter().for_each(|keeper| keeper.signal(libc::SIGSTOP));
-    keepers.iter().for_each(lariat_testkit::census::Seen::kill);
-    up.signal(libc::SIGKILL);
-    up.wait();
+    kill_all_of_lariat(&arena, &up);
     let ended = lariat(&session, &arena, &["down", "--yes"]).run().expect(0);
     let said = ended.out() + &ended.err();
+    assert!(said.contains("cgroup") && said.contains(&disguised.to_string()), "{said}");
+    wait_until("the end of the scope", PATIENCE, || session.scopes().is_empty().then_some(()));
+    drop(session);
+    arena.finish();
+}
+
+#[test]
+fn a_command_in_a_scope_is_swept_by_its_record_after_every_lariat_process_was_killed() {
+    let arena = Arena::with(Containment::Auto);
+    let Some(session) = UserSession::start(&arena) else { return };
+    let facts = arena.facts("f");
+    std::os::unix::fs::chown(facts.dir(), Some(2), Some(2)).expect("it is ours to give");
+    let arguments = ["run", "--memory", "64MiB", "--", fixture::path(), "disguised", "--manner", "stubborn"];
+    let run = session.command(LARIAT, &arena.work()).args(arguments).facts(&facts).start();
+    facts.wait_for("ready");
+    let disguised = facts.pid("disguised");
+    kill_all_of_lariat(&arena, &run);
+    let swept = session.command(LARIAT, &arena.work()).args(["sweep", "--all", "--yes"]).run().expect(0);
+    let said = swept.out() + &swept.err();
     assert!(said.contains("cgroup") && said.contains(&disguised.to_string()), "{said}");
     wait_until("the end of the scope", PATIENCE, || session.scopes().is_empty().then_some(()));
     drop(session);

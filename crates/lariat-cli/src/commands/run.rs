@@ -7,6 +7,7 @@ use lariat::containment::{self, Candidates};
 use lariat::ledger::command::CommandLedger;
 use lariat::ledger::record::RunId;
 use lariat::process::RUN_VARIABLE;
+use lariat_keeper::contain::choose;
 use lariat_keeper::contain::limits::{self, Limits, NoLimits, Seat, Step};
 use lariat_keeper::wire::Named;
 use lariat_sys::cgroup::text::Controllers;
@@ -74,6 +75,10 @@ fn limited(args: &RunArgs, options: &mut RunOptions) -> Option<Seat> {
         options.limited_in = Some(base);
         Ok(seat)
     });
+    if let Some(ledger) = &mut options.ledger {
+        // Where the scope that was asked for has no controllers, we are in it all the same.
+        ledger.set_cgroup(options.limited_in.clone().or_else(|| choose::own().ok()));
+    }
     seat.inspect_err(|reason| {
         let mut output = Output::new(false);
         output.note(&format!("lariat: not limited ({}): {reason}", options.limits));

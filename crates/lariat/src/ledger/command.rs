@@ -55,6 +55,9 @@ pub struct CommandRecord {
     /// How it is stopped, for whoever has to do it after a crash.
     #[serde(default)]
     pub stop: Option<StopRecord>,
+    /// The directory in which its cgroup was made, where that is not the one in which a sweep would look.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cgroup: Option<PathBuf>,
     /// Who could not be ended after a crash.
     #[serde(default)]
     pub left: Vec<LeftRecord>,
@@ -170,7 +173,9 @@ impl CommandRecord {
             has_own_group: self.pgrp == Some(self.leader.pid),
             output: None,
         };
+        let by_mark = Clues::mark_only(self.run.clone());
         Clues {
+            cgroup_bases: self.cgroup.clone().map_or(by_mark.cgroup_bases.clone(), |base| vec![base]),
             has_mark: self.marker == self.run,
             boot: Some(self.boot.clone()),
             pid_namespace: self.pid_namespace,
@@ -180,7 +185,7 @@ impl CommandRecord {
             began: Some(self.supervisor.start),
             // Nearly everything of a person's is below home.
             place: place(&self.dir).filter(|dir| Some(dir.as_path()) != home),
-            ..Clues::mark_only(self.run.clone())
+            ..by_mark
         }
     }
 
@@ -216,6 +221,7 @@ pub struct CommandLedger {
     run: RunId,
     marker: RunId,
     path: PathBuf,
+    cgroup: Option<PathBuf>,
 }
 
 impl CommandLedger {
@@ -228,7 +234,7 @@ impl CommandLedger {
         let run = RunId::new_random()
             .map_err(|errno| error("choose an id for", Path::new("the run"), errno.into()))?;
         let path = dirs.command_record(&run)?;
-        Ok(Self { marker: marker.unwrap_or_else(|| run.clone()), run, path })
+        Ok(Self { marker: marker.unwrap_or_else(|| run.clone()), run, path, cgroup: None })
     }
 
     /// Returns the run's own id.
@@ -241,6 +247,11 @@ impl CommandLedger {
     #[must_use]
     pub fn marker(&self) -> &RunId {
         &self.marker
+    }
+
+    /// Takes the directory in which the command's cgroup is made, for the record.
+    pub fn set_cgroup(&mut self, base: Option<PathBuf>) {
+        self.cgroup = base.filter(|base| base.to_str().is_some());
     }
 
     /// Returns where the record is.
@@ -274,6 +285,7 @@ impl CommandLedger {
             pgrp: own(process::group()),
             pid_namespace: pid_namespace(),
             stop: Some(StopRecord::new(stop.signal, stop.grace)),
+            cgroup: self.cgroup.clone(),
             left: Vec::new(),
             command,
             dir,

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use lariat_keeper::contain::Containment;
 use lariat_keeper::contain::cgroup::{self, Directory};
+use lariat_keeper::contain::limits;
 use lariat_keeper::contain::lineage::{is_keeper, life, signal_identity};
 use lariat_keeper::ending::Ending;
 use lariat_keeper::stop::{Member, Role};
@@ -199,6 +200,8 @@ impl FoundSet {
     /// Removes the directories of what is looked for, as far as they are empty.
     pub fn remove_groups(&self) {
         self.groups().iter().filter(|group| cgroup::is_empty(group)).for_each(cgroup::remove);
+        // The room that it made for limits, where it was killed before it could go back.
+        self.clues.cgroup_bases.iter().for_each(|base| limits::remove_leaves(base));
     }
 
     /// Returns what is found; that it is nobody only when a while has passed in which nobody was. Blocks for that while.

@@ -191,8 +191,7 @@ impl Supervisor {
         try_isolation(&spec, &places, &options)?;
         let run = RunId::new_random().map_err(system("make a run id"))?;
         let socket = options.dirs.socket(&run)?;
-        let record = first_record(&run, &spec, &socket).map_err(system("read the boot id"))?;
-        let record = RunRecord { cgroup: options.cgroup.clone(), ..record };
+        let record = first_record(&run, &spec, &socket, &options).map_err(system("read the boot id"))?;
         let (seat, no_limits) = place_for_limits(&spec, &options, run.as_str());
         let units = make_units(&spec, &state, ports)?;
         let pump = Pump::start()?;
@@ -204,8 +203,6 @@ impl Supervisor {
             server.map_err(|e| system("make the socket")(Errno::from_io_error(&e).unwrap_or(Errno::IO)))?;
         let subscribers = Subscribers::default();
         let handle = Handle::new(subscribers.clone()).map_err(system("make a handle"))?;
-        let mut seed = [0; 8];
-        lariat_sys::process::fill_random(&mut seed).map_err(system("get random bytes"))?;
         if options.is_subreaper {
             process::set_subreaper(true).map_err(system("become a subreaper"))?;
         }
@@ -213,7 +210,7 @@ impl Supervisor {
         let mut tally = Tally::new(spec.services.iter().map(|service| service.name.to_string()));
         notes.into_iter().for_each(|note| tally.note(note));
         let mut driver = Driver {
-            stack: Stack::new(&spec, graph, u64::from_ne_bytes(seed)),
+            stack: Stack::new(&spec, graph, seed().map_err(system("get random bytes"))?),
             books,
             queue: VecDeque::new(),
             poller: Poller::new().map_err(system("make an event queue"))?,
@@ -295,6 +292,12 @@ impl Supervisor {
     }
 }
 
+fn seed() -> lariat_sys::Result<u64> {
+    let mut seed = [0; 8];
+    process::fill_random(&mut seed)?;
+    Ok(u64::from_ne_bytes(seed))
+}
+
 fn chosen(spec: &StackSpec, names: &[ServiceName]) -> Result<Vec<Place>, StartError> {
     if names.is_empty() {
         return Ok((0..spec.services.len()).collect());
@@ -350,8 +353,14 @@ pub fn limits_of(spec: &StackSpec) -> Limits {
     })
 }
 
-fn first_record(run: &RunId, spec: &StackSpec, socket: &std::path::Path) -> lariat_sys::Result<RunRecord> {
+fn first_record(
+    run: &RunId,
+    spec: &StackSpec,
+    socket: &std::path::Path,
+    options: &Options,
+) -> lariat_sys::Result<RunRecord> {
     let mut record = RunRecord::begin(run.clone(), &spec.name, &spec.root, socket)?;
+    record.cgroup.clone_from(&options.cgroup);
     record.services = spec
         .services
         .iter()
