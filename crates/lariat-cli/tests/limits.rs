@@ -266,3 +266,26 @@ fn an_ordinary_user_has_them_in_a_delegated_directory() {
     assert_eq!(read(&boundary, "cgroup.subtree_control"), "", "it is as it was");
     arena.finish();
 }
+
+#[test]
+fn where_one_controller_is_missing_the_others_limits_hold() {
+    let arena = limited!();
+    // What the boundary hands on to the one in it lacks cpu, as in sessions of an older systemd.
+    let (outer, inner) = (base(&arena), base(&arena).join("delegated"));
+    fs::create_dir(&inner).expect("the boundary is ours");
+    fs::write(outer.join("cgroup.subtree_control"), "+memory +pids").expect("nobody is in it");
+    let place = inner.display().to_string();
+    let words = ["run", "--memory", "64MiB", "--cpu", "0.5", "--", "cat", "/proc/self/cgroup"];
+    let ended = arena.command(LARIAT).args(words).env("LARIAT_CGROUP", &place).own_session().run().expect(0);
+    let expected = format!("not limited (0.5 cpu): the controller cpu is not available in {place}");
+    assert!(ended.err().contains(&expected), "{ended:?}");
+    let greedy = ["run", "--memory", "16MiB", "--cpu", "0.5", "--", "sh", "-c", GREEDY];
+    let ended = arena.command(LARIAT).args(greedy).env("LARIAT_CGROUP", &place).own_session().run();
+    assert!(ended.err().contains("over its memory limit of 16 MiB"), "{ended:?}");
+    let toml = "[service.web]\nrun = 'true'\nlimits = { processes = 9, cpu = 0.5 }\n";
+    let stack = Stack::new(&arena, LARIAT, "project", toml);
+    let ended = stack.lariat(&arena, &["up", "--yes"]).env("LARIAT_CGROUP", &place).run().expect(0);
+    let said = ended.out() + &ended.err();
+    assert!(said.contains("the limits of web are not all applied: the controller cpu is not"), "{said}");
+    arena.finish();
+}

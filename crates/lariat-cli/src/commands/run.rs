@@ -79,12 +79,16 @@ fn limited(args: &RunArgs, options: &mut RunOptions) -> Option<Seat> {
         // Where the scope that was asked for has no controllers, we are in it all the same.
         ledger.set_cgroup(options.limited_in.clone().or_else(|| choose::own().ok()));
     }
-    seat.inspect_err(|reason| {
+    let on = seat.as_ref().map(Seat::controllers).unwrap_or_default();
+    let reason = seat.as_ref().map_or_else(|reason| Some(reason.clone()), Seat::lacks);
+    if let Some(reason) = reason {
+        let without = options.limits.by(wanted.without(on));
         let mut output = Output::new(false);
-        output.note(&format!("lariat: not limited ({}): {reason}", options.limits));
+        output.note(&format!("lariat: not limited ({without}): {reason}"));
         output.note(&format!("hint: {}", limits::HINT));
-    })
-    .ok()
+    }
+    options.limits = options.limits.by(on);
+    seat.ok()
 }
 
 /// Chooses a directory in which limits have an effect.
@@ -101,8 +105,7 @@ fn base(boundary: &Boundary, wanted: Controllers) -> Result<PathBuf, NoLimits> {
         executable: Path::new("/proc/self/exe"),
         wanted,
     });
-    let base = choice.base.ok_or(NoLimits::NoCgroup)?;
-    base.no_limits.map_or(Ok(base.path), Err)
+    choice.base.map(|base| base.path).ok_or(NoLimits::NoCgroup)
 }
 
 /// Says what came of the limits, in the words of an `up`.

@@ -88,6 +88,16 @@ impl Limits {
         Controllers { memory: self.memory.is_some(), pids: self.processes.is_some(), cpu: self.cpu.is_some() }
     }
 
+    /// Returns those of them that take nothing but these controllers.
+    #[must_use]
+    pub fn by(&self, controllers: Controllers) -> Self {
+        Self {
+            memory: self.memory.filter(|_| controllers.memory),
+            processes: self.processes.filter(|_| controllers.pids),
+            cpu: self.cpu.filter(|_| controllers.cpu),
+        }
+    }
+
     /// Returns what is written to which file, and whether a kernel without the file limits all the same.
     fn files(&self) -> Vec<(&'static str, String, IfMissing)> {
         let mut files = Vec::new();
@@ -331,6 +341,8 @@ pub fn look(base: &Path, wanted: Controllers) -> Result<Way, NoLimits> {
 #[derive(Debug)]
 pub struct Seat {
     base: PathBuf,
+    on: Controllers,
+    missing: Controllers,
     leaf: Option<Leaf>,
 }
 
@@ -347,14 +359,20 @@ impl Seat {
     ///
     /// Blocks for some milliseconds where something has to be moved.
     ///
+    /// Controllers that are not to be had are done without, as long as there is one: see [`Self::lacks`].
+    ///
     /// # Errors
     /// Why limits have no effect; everything is as before then.
     pub fn take(base: &Path, run: &str, wanted: Controllers) -> Result<Self, NoLimits> {
         remove_leaves(base);
         let failed = |step| move |errno| NoLimits::Step { step, errno };
         let group = Cgroup::open(base).map_err(failed(Step::Look))?;
-        let way = decide(facts(base, &group).map_err(failed(Step::Look))?, wanted)?;
-        let mut seat = Self { base: base.to_owned(), leaf: None };
+        let facts = facts(base, &group).map_err(failed(Step::Look))?;
+        let missing = wanted.without(facts.available);
+        let on = wanted.without(missing);
+        // Without any there is nothing to be done for; that all are missing is the reason then.
+        let way = decide(facts, if on.is_empty() { wanted } else { on })?;
+        let mut seat = Self { base: base.to_owned(), on, missing, leaf: None };
         match way {
             Way::AreOn => {}
             // In a directory that others gave to us, or in the root, they stay on: other lariats may use them, and they
@@ -373,6 +391,19 @@ impl Seat {
             }
         }
         Ok(seat)
+    }
+
+    /// Returns the controllers by which limits have an effect.
+    #[must_use]
+    pub fn controllers(&self) -> Controllers {
+        self.on
+    }
+
+    /// Returns why some limits have no effect, where that is so.
+    #[must_use]
+    pub fn lacks(&self) -> Option<NoLimits> {
+        let lacks = NoLimits::Missing { controllers: self.missing, base: self.base.clone() };
+        (!self.missing.is_empty()).then_some(lacks)
     }
 
     fn leave(&mut self) {
@@ -545,6 +576,9 @@ mod tests {
         ];
         assert_eq!(files, expected.map(|(file, value)| (file, value.to_owned())));
         assert_eq!(limits.to_string(), "memory 512 MiB, 200 processes, 1.5 cpu");
+        let rest = limits.by(Controllers { cpu: false, ..Controllers::ALL });
+        assert_eq!(rest, Limits { cpu: None, ..limits });
+        assert!(limits.by(Controllers::default()).is_empty());
         assert!(Limits::default().files().is_empty() && Limits::default().controllers().is_empty());
         let least = Limits { cpu: Some(Cpu::MIN), ..Limits::default() };
         assert_eq!(least.files()[0].1, "1000 100000", "the kernel takes no less");

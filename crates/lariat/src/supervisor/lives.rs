@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use lariat_keeper::client::{Keeper, Received};
-use lariat_keeper::contain::limits;
+use lariat_keeper::contain::limits::{self, Seat};
 use lariat_keeper::wire::{End, Named, Notice, Order};
 use lariat_sys::Errno;
 use lariat_sys::signal::Signal;
@@ -79,7 +79,7 @@ impl Driver {
         let start = Start {
             spec: &self.spec.services[place],
             options: &self.options,
-            has_limits: self.seat.is_some(),
+            controllers: self.seat.as_ref().map(Seat::controllers).unwrap_or_default(),
             run: self.books.run(),
             ports: &ports,
             pump: &self.pump,

@@ -321,7 +321,6 @@ fn try_isolation(spec: &StackSpec, places: &[Place], options: &Options) -> Resul
 
 /// Makes limits have an effect, where services have some; or says why they have none.
 fn place_for_limits(spec: &StackSpec, options: &Options, run: &str) -> (Option<Seat>, Option<String>) {
-    let limited = || spec.services.iter().filter(|service| !service.limits.is_empty());
     let wanted = limits_of(spec).controllers();
     if wanted.is_empty() {
         return (None, None);
@@ -333,14 +332,19 @@ fn place_for_limits(spec: &StackSpec, options: &Options, run: &str) -> (Option<S
         }
         Some(base) => Seat::take(base, run, wanted),
     };
-    match seat {
-        Ok(seat) => (Some(seat), None),
-        Err(reason) => {
-            let names: Vec<String> = limited().map(|service| service.name.to_string()).collect();
-            let names = names.join(", ");
-            (None, Some(format!("the limits of {names} are not applied: {reason}; {}", limits::HINT)))
+    let (seat, reason, word) = match seat {
+        Ok(seat) => {
+            let reason = seat.lacks();
+            (Some(seat), reason, "all ")
         }
-    }
+        Err(reason) => (None, Some(reason), ""),
+    };
+    let on = seat.as_ref().map(Seat::controllers).unwrap_or_default();
+    let lacking = spec.services.iter().filter(|service| service.limits != service.limits.by(on));
+    let names: Vec<&str> = lacking.map(|service| service.name.as_str()).collect();
+    let names = names.join(", ");
+    let say = |reason| format!("the limits of {names} are not {word}applied: {reason}; {}", limits::HINT);
+    (seat, reason.map(say))
 }
 
 /// Returns limits of every kind that a service of the stack has, whatever their values: what has to be possible.

@@ -15,6 +15,7 @@ use lariat_keeper::stop::StopPlan;
 use lariat_keeper::store::Output;
 use lariat_keeper::wire::{End, Order, Plan};
 use lariat_sys::cgroup::Cgroup;
+use lariat_sys::cgroup::text::Controllers;
 use lariat_sys::identity::Identity;
 use lariat_sys::signal::Signal;
 use lariat_sys::spawn::Namespaces;
@@ -71,8 +72,8 @@ pub(super) struct Life {
 pub(super) struct Start<'a> {
     pub(super) spec: &'a ServiceSpec,
     pub(super) options: &'a Options,
-    /// Limits have an effect in the directories of this run.
-    pub(super) has_limits: bool,
+    /// By which limits have an effect in the directories of this run.
+    pub(super) controllers: Controllers,
     pub(super) run: &'a str,
     /// `LARIAT_PORT_*` of the whole stack.
     pub(super) ports: &'a BTreeMap<String, u16>,
@@ -124,8 +125,8 @@ impl Unit {
                 Err(errno) => (None, Some(format!("could not make a cgroup in {}: {errno}", base.display()))),
             },
         };
-        let is_limited = start.has_limits && !start.spec.limits.is_empty();
-        let limited = cgroup.as_ref().filter(|_| is_limited).map(|group| start.spec.limits.apply(group));
+        let limits = start.spec.limits.by(start.controllers);
+        let limited = cgroup.as_ref().filter(|_| !limits.is_empty()).map(|group| limits.apply(group));
         let no_limits = limited.as_ref().and_then(|limited| Some(limited.as_ref().err()?.to_string()));
         let plan = Plan { is_limited: limited.is_some(), ..plan(start, self.port)? };
         let executable = CString::new(start.options.executable.as_os_str().as_bytes())
