@@ -64,9 +64,11 @@ fn directory(arena: &Arena, part: &str) -> PathBuf {
 fn a_command_over_its_memory_is_ended_with_everything_it_started() {
     let arena = limited!();
     let script = format!("sleep 600 & setsid sleep 600 & {GREEDY}; sleep 600");
-    let ended = run(&arena, &["--memory", "16MiB"], &script).run();
-    assert_eq!(ended.code(), Some(128 + libc::SIGKILL), "{ended:?}");
-    assert!(ended.err().contains("ended by the kernel: over its memory limit of 16 MiB"), "{ended:?}");
+    for options in [&["--memory", "16MiB"][..], &["--memory=16m", "--isolate"]] {
+        let ended = run(&arena, options, &script).run();
+        assert_eq!(ended.code(), Some(128 + libc::SIGKILL), "{ended:?}");
+        assert!(ended.err().contains("ended by the kernel: over its memory limit of 16 MiB"), "{ended:?}");
+    }
     // The control: it is the limit that ends it.
     let free = run(&arena, &["--processes", "50"], GREEDY).run().expect(0);
     assert!(!free.err().contains("limit"), "{free:?}");
