@@ -204,6 +204,24 @@ fn the_room_of_a_lariat_that_was_killed_is_cleared_by_the_next() {
 }
 
 #[test]
+fn the_room_of_a_stack_that_was_killed_is_cleared_by_whoever_closes_it() {
+    let arena = limited!();
+    let toml = "[service.web]\nrun = 'exec sleep 600'\nlimits = { cpu = 0.5 }\nstop = { grace = '1s' }\n";
+    let stack = Stack::new(&arena, LARIAT, "project", toml);
+    let up = inside(&arena, stack.dir(), &["up", "--yes"]);
+    directory(&arena, ".web.");
+    stack.wait_event("startup-finished", 0);
+    up.signal(libc::SIGKILL);
+    up.wait();
+    arena.wait_until_empty(PATIENCE);
+    assert!(inner(&arena).iter().any(|path| path.to_string_lossy().contains("lariat-self.")));
+    stack.run(&arena, &["down", "--yes"]).expect(0);
+    assert!(inner(&arena).is_empty(), "{:?}", inner(&arena));
+    assert_eq!(read(&base(&arena), "cgroup.subtree_control"), "", "it is as it was");
+    arena.finish();
+}
+
+#[test]
 fn what_cannot_be_limited_is_said_and_started_all_the_same() {
     let arena = Arena::with(Containment::Lineage);
     let ended =

@@ -39,7 +39,10 @@ fn a_stack_is_contained_in_a_scope_that_was_asked_for_and_nothing_is_left_of_it(
     let Some(session) = UserSession::start(&arena) else { return };
     let facts = arena.facts("f");
     project(&arena, &facts, "");
-    // The boundary is demanded: without the scope nothing would start.
+    // The control: a cgroup is demanded, and without systemd's answer nothing is started.
+    let refused = lariat(&session, &arena, &["up", "--yes"]).env("XDG_RUNTIME_DIR", "").run().expect(9);
+    assert!(refused.err().contains("no cgroup can be had"), "{refused:?}");
+    assert!(refused.err().contains("a scope of the user's systemd"), "{refused:?}");
     let up = lariat(&session, &arena, &["up", "--yes"]).start();
     wait_until("readiness", PATIENCE, || {
         assert!(up.is_alive(), "`up` ended: {:?}", up.wait());
