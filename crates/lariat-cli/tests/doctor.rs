@@ -52,6 +52,8 @@ fn the_same_is_there_as_data() {
         .filter(|promise| promise["leaves_nothing"] == false)
         .filter_map(|promise| promise["ending"].as_str())
         .collect();
+    let limits = &report["service_limits"];
+    assert!(limits["is_available"].is_boolean() && limits["state"].is_string(), "{limits}");
     assert_eq!(leaving, ["all-killed", "up-all-killed"], "what may leave anything");
     arena.finish();
 }

@@ -120,6 +120,7 @@ codes! {
     Pattern "pattern" "A regular expression that does not compile, or a pattern of commands that is none."
     Scope "scope" "An unknown scope of a stop signal."
     Isolation "isolation" "An unknown isolation."
+    Limit "limit" "A limit that is none, or out of range."
     Restart "restart" "A restart policy that is none, or contradicts the rest."
     Grace "grace" "Grace periods that cannot fit in the stack's deadline."
     TooMany "too-many" "There was more than is shown."

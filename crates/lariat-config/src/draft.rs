@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use lariat::ledger::recover::patterns::CommandPattern;
 use lariat::service::spec::{
-    CommandSpec, Condition, DEADLINE_DEFAULT, Dependency, Isolation, PortSpec, ReadySpec, RestartSpec,
-    ServiceName, ServiceSpec, StackSpec, StopSpec,
+    CommandSpec, Condition, DEADLINE_DEFAULT, Dependency, Isolation, Limits, PortSpec, ReadySpec,
+    RestartSpec, ServiceName, ServiceSpec, StackSpec, StopSpec,
 };
 
 use crate::diagnostic::{Diagnostic, Sink};
@@ -58,6 +58,7 @@ pub(crate) struct ServiceDraft {
     pub(crate) restart: RestartSpec,
     pub(crate) daemon: bool,
     pub(crate) isolation: Isolation,
+    pub(crate) limits: Limits,
 }
 
 impl ServiceDraft {
@@ -76,6 +77,7 @@ impl ServiceDraft {
             restart: RestartSpec::default(),
             daemon: false,
             isolation: Isolation::None,
+            limits: Limits::default(),
         }
     }
 }
@@ -155,6 +157,7 @@ fn service(
         restart: draft.restart,
         daemon: draft.daemon,
         isolation: draft.isolation,
+        limits: draft.limits,
     })
 }
 

@@ -34,6 +34,7 @@ mod duration;
 mod find;
 mod graph;
 mod procfile;
+mod quantity;
 mod read;
 mod render;
 mod suggest;
@@ -42,10 +43,11 @@ mod toml;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use lariat::service::spec::StackSpec;
+use lariat::service::spec::{Cpu, StackSpec};
 
 pub use diagnostic::{Code, Diagnostic, ERRORS_MAX, Fix, Help, Label, Place, Severity, Source};
 pub use find::{NAMES, find};
+pub use quantity::PROCESSES_MAX;
 pub use read::FILE_BYTES_MAX;
 pub use render::{Look, render};
 
@@ -60,6 +62,34 @@ pub fn parse_duration(text: &str) -> Result<std::time::Duration, String> {
         Some(meant) => format!("{}; did you mean `{meant}`?", refused.message),
         None => format!("{}; write it like `500ms`, `8s`, `1m 30s`", refused.message),
     })
+}
+
+/// Reads an amount of memory as it is written in `lariat.toml`: `512MiB`, `1.5GiB`; in bytes.
+///
+/// # Errors
+/// What is wrong with the text, and what was probably meant, in one line.
+pub fn parse_memory(text: &str) -> Result<u64, String> {
+    quantity::memory(text).map_err(|refused| match refused.meant {
+        Some(meant) => format!("{}; did you mean `{meant}`?", refused.message),
+        None => format!("{}; write it like `512MiB`, `1.5GiB`", refused.message),
+    })
+}
+
+/// Reads a share of the processors as it is written in `lariat.toml`: `2`, `1.5`.
+///
+/// # Errors
+/// What is wrong with the text, in one line.
+pub fn parse_cpu(text: &str) -> Result<Cpu, String> {
+    quantity::cpu(text).map_err(|refused| refused.message)
+}
+
+/// Reads a number of processes: 1 to [`PROCESSES_MAX`].
+///
+/// # Errors
+/// What is wrong with the text, in one line.
+pub fn parse_processes(text: &str) -> Result<u32, String> {
+    let count = text.parse().ok().filter(|count| (1..=PROCESSES_MAX).contains(count));
+    count.ok_or_else(|| format!("it takes a number from 1 to {PROCESSES_MAX}"))
 }
 
 /// Where a text came from.

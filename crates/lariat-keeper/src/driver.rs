@@ -23,6 +23,7 @@ use lariat_sys::{Errno, sockets};
 use crate::awake::Awake;
 use crate::contain::Containment;
 use crate::contain::cgroup::Bounded;
+use crate::contain::limits::{self, ForkWatch};
 use crate::contain::lineage::Lineage;
 use crate::last_words::LastWords;
 use crate::machine::{Action, Event, Machine};
@@ -64,6 +65,8 @@ pub struct Parts {
     pub run: String,
     /// Who everybody is to those who hear of them.
     pub names: Names,
+    /// The directory has limits.
+    pub is_limited: bool,
 }
 
 /// The keeper at work.
@@ -72,6 +75,8 @@ pub struct Driver {
     parts: Parts,
     machine: Machine,
     members: Bounded<Lineage>,
+    /// Watches a limited directory.
+    forks: Option<ForkWatch>,
     leader: Identity,
     stop_signal: Signal,
     leader_exit: Option<Exit>,
@@ -91,10 +96,12 @@ impl Driver {
     /// Takes over a leader that was just spawned by this process.
     #[must_use]
     pub fn new(mut parts: Parts, machine: Machine, leader: Identity, stop_signal: Signal) -> Self {
+        let forks = parts.cgroup.as_ref().filter(|_| parts.is_limited).map(ForkWatch::begin);
         let groups = parts.cgroup.take().into_iter().collect();
         Self {
             parts,
             machine,
+            forks,
             members: Bounded::new(Lineage::new(leader), groups),
             leader,
             stop_signal,
@@ -119,6 +126,9 @@ impl Driver {
     /// [`crate::stop::KILL_LIMIT`]. `before_the_wait` is called once, when everything about the start is done.
     pub fn run(mut self, before_the_wait: impl FnOnce()) -> End {
         self.say(Notice::Started { leader: self.leader });
+        if self.parts.is_limited && self.forks.is_none() {
+            self.say(Notice::Unlimited);
+        }
         let mut end = None;
         if self.parts.supervisor.is_none() {
             end = self.supervisor_gone();
@@ -145,6 +155,9 @@ impl Driver {
         if ready.signals && self.take_signals() {
             self.reap_at = Some(self.reap_earliest);
         }
+        if ready.forks && self.forks.as_mut().is_some_and(ForkWatch::look) {
+            self.say(Notice::ForksRefused);
+        }
         let now = Instant::now();
         if end.is_none() && self.reap_at.is_some_and(|at| now >= at) {
             end = self.look_at_children();
@@ -159,7 +172,7 @@ impl Driver {
         let control_flags =
             if self.outbox.is_empty() { PollFlags::IN } else { PollFlags::IN | PollFlags::OUT };
         let mut fds = vec![PollFd::new(&self.parts.signals, PollFlags::IN)];
-        let mut index = [None; 2];
+        let mut index = [None; 3];
         if self.is_connected {
             index[0] = Some(fds.len());
             fds.push(PollFd::new(&self.parts.control, control_flags));
@@ -168,12 +181,21 @@ impl Driver {
             index[1] = Some(fds.len());
             fds.push(PollFd::new(supervisor, PollFlags::IN));
         }
+        if let Some(forks) = self.forks.as_ref().and_then(ForkWatch::file) {
+            index[2] = Some(fds.len());
+            fds.push(PollFd::new(forks, PollFlags::PRI));
+        }
         if poll::poll(&mut fds, deadline).is_err() {
             // Only ENOMEM is possible here; the next turn tries again, and deadlines still count.
             return Ready::default();
         }
         let is_ready = |i: Option<usize>| i.is_some_and(|i| !fds[i].revents().is_empty());
-        Ready { signals: is_ready(Some(0)), control: is_ready(index[0]), supervisor: is_ready(index[1]) }
+        Ready {
+            signals: is_ready(Some(0)),
+            control: is_ready(index[0]),
+            supervisor: is_ready(index[1]),
+            forks: is_ready(index[2]),
+        }
     }
 
     /// Feeds one event to the machine and carries out everything that follows from it.
@@ -349,6 +371,9 @@ impl Driver {
     /// Says the last word and stores the last output.
     fn leave(mut self, end: End) -> End {
         let mut end = End { usage: self.usage, exit: end.exit.or(self.leader_exit), ..end };
+        if self.parts.is_limited {
+            end.out_of_memory = self.members.groups().first().and_then(limits::out_of_memory);
+        }
         if end.left == 0 {
             self.members.remove();
         }
@@ -407,6 +432,7 @@ struct Ready {
     signals: bool,
     control: bool,
     supervisor: bool,
+    forks: bool,
 }
 
 pub(crate) fn now() -> Now {

@@ -176,9 +176,20 @@ fn hold(plan: Plan, control: OwnedFd, mut holdings: Holdings, before_the_wait: i
                 _ => None,
             };
             settle(&plan.label);
-            let (label, run, record) = (plan.label, plan.run, plan.record);
-            let parts =
-                Parts { control, supervisor, signals, drain, ends, record, cgroup, label, run, names };
+            let (label, run, record, is_limited) = (plan.label, plan.run, plan.record, plan.is_limited);
+            let parts = Parts {
+                control,
+                supervisor,
+                signals,
+                drain,
+                ends,
+                record,
+                cgroup,
+                label,
+                run,
+                names,
+                is_limited,
+            };
             let machine = Machine::new(plan.stop, plan.is_daemon, leader);
             let end = Driver::new(parts, machine, leader, plan.stop.signal).run(before_the_wait);
             // The lock is let go of by our exit, after the last word.

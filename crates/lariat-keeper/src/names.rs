@@ -71,6 +71,8 @@ impl Names {
             | Notice::LeaderExited { .. }
             | Notice::Stragglers { .. }
             | Notice::Daemonized { .. }
+            | Notice::Unlimited
+            | Notice::ForksRefused
             | Notice::Ended(_) => notice,
         })
     }

@@ -17,6 +17,7 @@ use lariat_sys::reap::{Exit, Usage};
 use lariat_sys::signal::{Signal, SignalSet};
 use lariat_sys::spawn::SpawnStep;
 
+use crate::contain::limits::OutOfMemory;
 use crate::stop::{StopPlan, StopScope};
 
 /// The largest packet either side sends, in bytes.
@@ -45,6 +46,8 @@ pub struct Plan {
     pub is_daemon: bool,
     /// The leader gets `/dev/null` as its standard input.
     pub has_null_stdin: bool,
+    /// The leader's directory has limits: whether they strike is looked at.
+    pub is_limited: bool,
     /// How to stop.
     pub stop: StopPlan,
     /// The signal mask that the leader starts with.
@@ -114,6 +117,10 @@ pub enum Notice {
         /// Who, and the error that a signal to it gave last, or 0.
         named: Named,
     },
+    /// A member could not fork for its limit of processes; said once.
+    ForksRefused,
+    /// The leader could not be born in its directory, and has no limits.
+    Unlimited,
     /// The keeper's last word: the containment is empty, or `left` says how many could not be ended.
     Ended(End),
 }
@@ -148,6 +155,8 @@ pub struct End {
     pub stop_time: Duration,
     /// Bytes of output that the keeper could not store.
     pub dropped_bytes: u64,
+    /// Members were killed by the kernel for want of memory.
+    pub out_of_memory: Option<OutOfMemory>,
 }
 
 /// Bytes that are no message.
@@ -307,7 +316,7 @@ impl Plan {
         w.bool(self.record.is_some()).bytes(self.record.as_deref().unwrap_or_default().to_bytes());
         w.texts(&self.argv).texts(&self.env);
         w.bool(self.dir.is_some()).bytes(self.dir.as_deref().unwrap_or_default().to_bytes());
-        w.bool(self.has_session).bool(self.is_daemon).bool(self.has_null_stdin);
+        w.bool(self.has_session).bool(self.is_daemon).bool(self.has_null_stdin).bool(self.is_limited);
         w.i32(self.stop.signal.number()).u8(scope_tag(self.stop.scope)).duration(self.stop.grace);
         w.u64(self.mask.bits()).u64(self.ignored.bits());
         w.0
@@ -330,6 +339,7 @@ impl Plan {
             has_session: r.bool()?,
             is_daemon: r.bool()?,
             has_null_stdin: r.bool()?,
+            is_limited: r.bool()?,
             stop: StopPlan { signal: r.signal()?, scope: scope_from(r.u8()?)?, grace: r.duration()? },
             mask: SignalSet::from_bits(r.u64()?),
             ignored: SignalSet::from_bits(r.u64()?),
@@ -351,6 +361,21 @@ fn scope_from(tag: u8) -> Read<StopScope> {
     [StopScope::Staged, StopScope::Leader, StopScope::Group, StopScope::All]
         .into_iter()
         .find(|scope| scope_tag(*scope) == tag)
+        .ok_or(WireError)
+}
+
+fn memory_tag(found: Option<OutOfMemory>) -> u8 {
+    match found {
+        None => 0,
+        Some(OutOfMemory::OwnLimit) => 1,
+        Some(OutOfMemory::Around) => 2,
+    }
+}
+
+fn memory_from(tag: u8) -> Read<Option<OutOfMemory>> {
+    [None, Some(OutOfMemory::OwnLimit), Some(OutOfMemory::Around)]
+        .into_iter()
+        .find(|found| memory_tag(*found) == tag)
         .ok_or(WireError)
 }
 
@@ -401,8 +426,11 @@ impl Notice {
             Self::Ended(end) => {
                 w.u8(9).exit(end.exit).duration(end.usage.user).duration(end.usage.system);
                 w.u64(end.usage.max_rss_kib).u32(end.told).u32(end.killed).u32(end.stragglers);
-                w.u32(end.left).duration(end.stop_time).u64(end.dropped_bytes)
+                w.u32(end.left).duration(end.stop_time).u64(end.dropped_bytes);
+                w.u8(memory_tag(end.out_of_memory))
             }
+            Self::ForksRefused => w.u8(10),
+            Self::Unlimited => w.u8(11),
         };
         w.0
     }
@@ -435,7 +463,10 @@ impl Notice {
                 left: r.u32()?,
                 stop_time: r.duration()?,
                 dropped_bytes: r.u64()?,
+                out_of_memory: memory_from(r.u8()?)?,
             }),
+            10 => Self::ForksRefused,
+            11 => Self::Unlimited,
             _ => return Err(WireError),
         };
         r.end(notice)

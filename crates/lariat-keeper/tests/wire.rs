@@ -5,6 +5,7 @@
 use std::ffi::CString;
 use std::time::Duration;
 
+use lariat_keeper::contain::limits::OutOfMemory;
 use lariat_keeper::stop::{StopPlan, StopScope};
 use lariat_keeper::wire::{End, Named, Notice, Order, PACKET_MAX, Plan};
 use lariat_sys::identity::Identity;
@@ -48,8 +49,9 @@ fn end() -> impl Strategy<Value = End> {
         system,
         max_rss_kib,
     });
-    (proptest::option::of(exit()), usage, any::<[u32; 4]>(), duration(), any::<u64>()).prop_map(
-        |(exit, usage, [told, killed, stragglers, left], stop_time, dropped_bytes)| End {
+    let memory = prop::sample::select(vec![None, Some(OutOfMemory::OwnLimit), Some(OutOfMemory::Around)]);
+    (proptest::option::of(exit()), usage, any::<[u32; 4]>(), duration(), any::<u64>(), memory).prop_map(
+        |(exit, usage, [told, killed, stragglers, left], stop_time, dropped_bytes, out_of_memory)| End {
             exit,
             usage,
             told,
@@ -58,6 +60,7 @@ fn end() -> impl Strategy<Value = End> {
             left,
             stop_time,
             dropped_bytes,
+            out_of_memory,
         },
     )
 }
@@ -74,6 +77,8 @@ fn notice() -> impl Strategy<Value = Notice> {
         any::<u32>().prop_map(|alive| Notice::Stragglers { alive }),
         named().prop_map(|named| Notice::Straggler { named }),
         named().prop_map(|named| Notice::Left { named }),
+        Just(Notice::ForksRefused),
+        Just(Notice::Unlimited),
         end().prop_map(Notice::Ended),
     ]
 }
@@ -97,7 +102,7 @@ fn plan() -> impl Strategy<Value = Plan> {
         (signal(), scope, duration()).prop_map(|(signal, scope, grace)| StopPlan { signal, scope, grace });
     let texts = (".*", ".*", prop::collection::vec(text(), 1..5), prop::collection::vec(text(), 0..9));
     let sets = (any::<u64>(), any::<u64>());
-    (texts, proptest::option::of(text()), any::<[bool; 3]>(), stop, sets, identity()).prop_map(
+    (texts, proptest::option::of(text()), any::<[bool; 4]>(), stop, sets, identity()).prop_map(
         |((label, run, argv, env), dir, flags, stop, (mask, ignored), supervisor)| Plan {
             label,
             run,
@@ -109,6 +114,7 @@ fn plan() -> impl Strategy<Value = Plan> {
             has_session: flags[0],
             is_daemon: flags[1],
             has_null_stdin: flags[2],
+            is_limited: flags[3],
             stop,
             mask: SignalSet::from_bits(mask),
             ignored: SignalSet::from_bits(ignored),

@@ -37,6 +37,7 @@ pub mod reaper;
 pub mod stuck;
 pub mod subject;
 pub mod trace;
+pub mod user_session;
 pub mod wait;
 
 pub use arena::{Arena, Containment, is_root};
@@ -46,4 +47,5 @@ pub use facts::Facts;
 pub use kernel::Kernel;
 pub use project::Stack;
 pub use pty::Pty;
+pub use user_session::UserSession;
 pub use wait::{PATIENCE, wait_at_most, wait_until};

@@ -69,6 +69,19 @@ pub fn skip_as_user(why: &str) {
     }
 }
 
+/// Says that the calling test needs a kernel set up as that of `cargo xtask kernel`, where it fails instead. A skip like
+/// any other, unless `LARIAT_TEST_GUEST_TOO` says that the same tests run there as well.
+///
+/// # Panics
+/// In the guest, and as [`skip`].
+#[track_caller]
+pub fn skip_here(why: &str) {
+    assert!(std::env::var_os("LARIAT_TEST_GUEST").is_none(), "the guest is to have it: {why}");
+    if std::env::var_os("LARIAT_TEST_GUEST_TOO").is_none() {
+        skip(why);
+    }
+}
+
 /// Binds the paths of programs, or skips the test: `need!(node, npm = "npm")`.
 #[macro_export]
 macro_rules! need {

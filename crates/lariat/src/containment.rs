@@ -11,9 +11,13 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use lariat_keeper::contain::choose;
+use lariat_keeper::contain::limits::{self, NoLimits};
+use lariat_sys::cgroup::text::Controllers;
 use lariat_sys::signal::Signal;
 use lariat_sys::spawn::{self, Program, SpawnOptions};
 use lariat_sys::{files, process, reap};
+
+use crate::process::RUN_VARIABLE;
 
 /// How long systemd may take to answer.
 const SYSTEMD_WITHIN: Duration = Duration::from_secs(2);
@@ -46,6 +50,8 @@ pub struct Base {
     pub path: PathBuf,
     /// Where it comes from.
     pub source: Source,
+    /// Why the limits that are wanted have no effect in it.
+    pub no_limits: Option<NoLimits>,
 }
 
 /// A candidate that was not taken.
@@ -79,6 +85,8 @@ pub struct Candidates<'a> {
     pub environment: &'a [(OsString, OsString)],
     /// A program whose `main` calls [`lariat_keeper::entry::entry`] first.
     pub executable: &'a Path,
+    /// What is to be limited. A candidate in which that has an effect is taken before one in which it has none.
+    pub wanted: Controllers,
 }
 
 /// Tries one candidate after the other and returns the first that holds what it promises.
@@ -89,29 +97,43 @@ pub struct Candidates<'a> {
 pub fn choose(candidates: &Candidates<'_>) -> Choice {
     let mut choice = Choice::default();
     if let Some(given) = candidates.given {
-        choice.consider(Source::Given, Ok(given.to_owned()), candidates.executable);
+        choice.consider(Source::Given, Ok(given.to_owned()), candidates);
     }
-    choice.consider(Source::Own, choose::own().map_err(|refusal| refusal.to_string()), candidates.executable);
-    if choice.base.is_none() && candidates.may_ask_systemd {
-        choice.consider(Source::Scope, ask_systemd(candidates.environment), candidates.executable);
+    // Whoever names a directory wants that one, whatever it lacks.
+    if choice.base.is_some() {
+        return choice;
+    }
+    choice.consider(Source::Own, choose::own().map_err(|refusal| refusal.to_string()), candidates);
+    let asks = match &choice.base {
+        None => true,
+        // Within another run we would leave what its services are contained and limited by.
+        Some(base) => base.no_limits.is_some() && !is_in_a_run(candidates.environment),
+    };
+    if asks && candidates.may_ask_systemd {
+        choice.consider(Source::Scope, ask_systemd(candidates.environment), candidates);
     }
     choice
 }
 
+fn is_in_a_run(environment: &[(OsString, OsString)]) -> bool {
+    environment.iter().any(|(name, _)| name == RUN_VARIABLE)
+}
+
 impl Choice {
-    fn consider(&mut self, source: Source, place: Result<PathBuf, String>, executable: &Path) {
-        if self.base.is_some() {
-            return;
-        }
+    /// Takes a candidate if it holds what it promises. It then comes before an earlier one, which lacks something.
+    fn consider(&mut self, source: Source, place: Result<PathBuf, String>, candidates: &Candidates<'_>) {
         let refused = match place {
             Err(reason) => Refused { source, path: None, reason },
             // The ledger has to name it.
             Ok(path) if path.to_str().is_none() => {
                 Refused { source, path: Some(path), reason: "its name is not UTF-8".into() }
             }
-            Ok(path) => match choose::probe(&path, executable) {
+            Ok(path) => match choose::probe(&path, candidates.executable) {
                 Ok(()) => {
-                    self.base = Some(Base { path, source });
+                    let is_wanted = !candidates.wanted.is_empty();
+                    let look = || limits::look(&path, candidates.wanted).err();
+                    let no_limits = is_wanted.then(look).flatten();
+                    self.base = Some(Base { path, source, no_limits });
                     return;
                 }
                 Err(refusal) => Refused { source, path: Some(path), reason: refusal.to_string() },

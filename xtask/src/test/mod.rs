@@ -27,6 +27,9 @@ const SKIPS_VARIABLE: &str = "LARIAT_TEST_SKIPS";
 /// Set for the run as an ordinary user: the tests that need root ran as root before.
 const ROOT_TOO_VARIABLE: &str = "LARIAT_TEST_ROOT_TOO";
 
+/// Set for all runs here: the tests that need a kernel set up as the guest's run there as well.
+const GUEST_TOO_VARIABLE: &str = "LARIAT_TEST_GUEST_TOO";
+
 /// The containment that the tests ask lariat for.
 const CONTAINMENT_VARIABLE: &str = "LARIAT_TEST_CONTAINMENT";
 /// The profile of the tests that are about trees and endings.

@@ -9,7 +9,8 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 
 use super::{
-    CONTAINMENT_VARIABLE, MATRIX_PROFILE, Outcome, ROOT_TOO_VARIABLE, SKIPS_VARIABLE, Session, isolate,
+    CONTAINMENT_VARIABLE, GUEST_TOO_VARIABLE, MATRIX_PROFILE, Outcome, ROOT_TOO_VARIABLE, SKIPS_VARIABLE,
+    Session, isolate,
 };
 use crate::commands;
 
@@ -74,6 +75,7 @@ impl TestRun<'_> {
         if let Some(containment) = self.containment {
             command.env(CONTAINMENT_VARIABLE, containment);
         }
+        command.env(GUEST_TOO_VARIABLE, "1");
         if self.runner.is_some() {
             // The same tests have run as root before: what needs root was not skipped, only not run twice.
             command.env(ROOT_TOO_VARIABLE, "1");

@@ -10,6 +10,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::time::Duration;
 
 use clap::Args;
+use lariat::service::spec::Cpu;
 use lariat_sys::signal::Signal;
 
 /// Run one command; when it or lariat ends, everything it started is gone
@@ -22,6 +23,7 @@ use lariat_sys::signal::Signal;
 Examples:
   lariat run npm test                         nothing that the tests started outlives them
   lariat run --grace 2s -- ./server --port 0  what follows `--` is the command's own
+  lariat run --memory 512MiB -- npm run build over it, the kernel ends the whole build
   lariat run --lifeline -- ./helper           from a program that keeps the other end of its standard input
 
 The exit code is the command's; 128 + n after signal n, 125 for trouble of lariat's own, 126 and 127 as in a shell.")]
@@ -41,6 +43,15 @@ pub(crate) struct RunArgs {
     /// Run the command in a pid namespace: the kernel ends everything with its keeper
     #[arg(long)]
     pub(crate) isolate: bool,
+    /// How much memory the command and all that it starts may use
+    #[arg(long, value_name = "SIZE", value_parser = lariat_config::parse_memory)]
+    pub(crate) memory: Option<u64>,
+    /// How many processes and threads there may be of them
+    #[arg(long, value_name = "COUNT", alias = "pids-limit", value_parser = lariat_config::parse_processes)]
+    pub(crate) processes: Option<u32>,
+    /// How many processors' time they may use
+    #[arg(long, value_name = "CPUS", alias = "cpus", value_parser = lariat_config::parse_cpu)]
+    pub(crate) cpu: Option<Cpu>,
     /// The command and its arguments
     #[arg(value_name = "CMD", required = true, trailing_var_arg = true)]
     #[arg(value_hint = clap::ValueHint::CommandWithArguments)]
@@ -55,6 +66,9 @@ pub(crate) fn parse(args: &[OsString]) -> Option<RunArgs> {
         lifeline: false,
         die_with_parent: false,
         isolate: false,
+        memory: None,
+        processes: None,
+        cpu: None,
         command: Vec::new(),
     };
     let mut args = args.iter();
@@ -182,6 +196,8 @@ mod tests {
             "--lifeline --lifeline x",
             "--isolate --isolate x",
             "--isolate=1 x",
+            "--memory 512MiB x",
+            "--processes=5 x",
             "- x",
         ] {
             assert_eq!(parse(&line(text)), None, "{text}");

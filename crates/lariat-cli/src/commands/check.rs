@@ -68,6 +68,9 @@ fn line(service: &ServiceSpec) -> String {
     if !after.is_empty() {
         facts.push(format!("after {}", after.join(", ")));
     }
+    if !service.limits.is_empty() {
+        facts.push(format!("at most {}", service.limits));
+    }
     if facts.is_empty() { shown } else { format!("{shown}  ({})", facts.join("; ")) }
 }
 
@@ -106,6 +109,21 @@ struct ServiceReport {
     #[serde(skip_serializing_if = "Option::is_none")]
     port: Option<serde_json::Value>,
     after: BTreeMap<String, &'static str>,
+    /// Absent where nothing is limited.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    limits: Option<LimitsReport>,
+}
+
+#[derive(Serialize)]
+struct LimitsReport {
+    /// In bytes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    memory: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    processes: Option<u32>,
+    /// In processors.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cpu: Option<f64>,
 }
 
 /// Lines and columns count from 1, columns in characters; ends are one past the last character.
@@ -174,6 +192,11 @@ impl StackReport {
                 .iter()
                 .map(|after| (after.service.to_string(), word(after.condition)))
                 .collect(),
+            limits: (!service.limits.is_empty()).then(|| LimitsReport {
+                memory: service.limits.memory,
+                processes: service.limits.processes,
+                cpu: service.limits.cpu.map(|cpu| f64::from(cpu.thousandths()) / 1000.0),
+            }),
         };
         Self {
             name: stack.name.clone(),

@@ -99,6 +99,7 @@ const MORE: &str = "
 # stop    = { signal = \"INT\", grace = \"8s\" }         # TERM and 10 s by default, then KILL
 # restart = \"on-failure\"                            # no | on-failure | always
 # daemon  = true                                    # for a program that goes to the background by itself
+# limits  = { memory = \"512MiB\", processes = 200, cpu = 1.5 }   # of all its processes together
 # isolation = \"pid\"                                 # none | pid: ended by the kernel should lariat be killed
 #
 # [stack]

@@ -1,12 +1,16 @@
 //! `run`: from arguments to [`crate::run`], and from how it ended to lariat's own end.
 
 use std::io::Error;
+use std::path::{Path, PathBuf};
 
+use lariat::containment::{self, Candidates};
 use lariat::isolation;
 use lariat::ledger::command::CommandLedger;
 use lariat::ledger::record::RunId;
 use lariat::process::RUN_VARIABLE;
+use lariat_keeper::contain::limits::{self, Limits, NoLimits, Seat, Step};
 use lariat_keeper::wire::Named;
+use lariat_sys::cgroup::text::Controllers;
 use lariat_sys::{Errno, process, signal};
 
 use super::up::{lacking, user_dirs};
@@ -14,7 +18,7 @@ use crate::args::run::RunArgs;
 use crate::exit_code::ExitCode;
 use crate::output::{Failure, Output};
 use crate::run::{self, Ended, Ending, RunError, RunOptions};
-use crate::settings;
+use crate::settings::{self, Boundary};
 
 /// Runs the command and never returns: the way it ends may be a signal.
 pub(crate) fn run(args: &RunArgs) -> ! {
@@ -31,12 +35,17 @@ pub(crate) fn run(args: &RunArgs) -> ! {
         Ok(boundary) => boundary,
         Err(failure) => process::exit_now(fail(Failure { code: ExitCode::RunTrouble, ..failure })),
     };
-    let code = match run::run(&options) {
+    let seat = limited(args, &mut options);
+    let outcome = run::run(&options);
+    // Before anything ends us: nobody else can move us back.
+    drop(seat);
+    let code = match outcome {
         Ok(ended) => {
             if ended.has_lost_keeper {
                 fail(lost_keeper(&options));
             }
             report_left(&ended);
+            report_limits(&ended, &options);
             match ended.ending {
                 Ending::Code(code) => code,
                 Ending::Signal(signal) => signal::raise_to_death(signal),
@@ -46,6 +55,60 @@ pub(crate) fn run(args: &RunArgs) -> ! {
         Err(error) => fail(failure(&options, error)),
     };
     process::exit_now(code)
+}
+
+/// Makes a place in which the limits that are asked for have an effect, or says why they have none: the command is run
+/// all the same.
+fn limited(args: &RunArgs, options: &mut RunOptions) -> Option<Seat> {
+    options.limits = Limits { memory: args.memory, processes: args.processes, cpu: args.cpu };
+    let wanted = options.limits.controllers();
+    if wanted.is_empty() {
+        return None;
+    }
+    let seat = base(&options.boundary, wanted).and_then(|base| {
+        let run = options.ledger.as_ref().map(|ledger| ledger.run().clone());
+        let look = |errno| NoLimits::Step { step: Step::Look, errno };
+        let run = run.map_or_else(RunId::new_random, Ok).map_err(look)?;
+        let seat = Seat::take(&base, run.as_str(), wanted)?;
+        options.limited_in = Some(base);
+        Ok(seat)
+    });
+    let on = seat.as_ref().map(Seat::controllers).unwrap_or_default();
+    let reason = seat.as_ref().map_or_else(|reason| Some(reason.clone()), Seat::lacks);
+    if let Some(reason) = reason {
+        let without = options.limits.by(wanted.without(on));
+        let mut output = Output::new(false);
+        output.note(&format!("lariat: not limited ({without}): {reason}"));
+        output.note(&format!("hint: {}", limits::HINT));
+    }
+    options.limits = options.limits.by(on);
+    seat.ok()
+}
+
+/// Chooses a directory in which limits have an effect.
+fn base(boundary: &Boundary, wanted: Controllers) -> Result<PathBuf, NoLimits> {
+    let given = match boundary {
+        Boundary::Lineage => return Err(NoLimits::NoCgroup),
+        Boundary::Any { given } | Boundary::Cgroup { given } => given,
+    };
+    let environment: Vec<_> = std::env::vars_os().collect();
+    let choice = containment::choose(&Candidates {
+        given: given.as_deref(),
+        may_ask_systemd: true,
+        environment: &environment,
+        executable: Path::new("/proc/self/exe"),
+        wanted,
+    });
+    choice.base.map(|base| base.path).ok_or(NoLimits::NoCgroup)
+}
+
+/// Says what came of the limits, in the words of an `up`.
+fn report_limits(ended: &Ended, options: &RunOptions) {
+    let memory = ended.out_of_memory.map(|found| found.in_words(&options.limits));
+    let mut output = Output::new(false);
+    for note in memory.iter().chain(&ended.notes) {
+        output.note(&format!("lariat: {note}"));
+    }
 }
 
 fn fail(failure: Failure) -> u8 {

@@ -12,6 +12,7 @@ use lariat_keeper::awake::Awake;
 use lariat_keeper::client::{Keeper, Received};
 use lariat_keeper::contain::cgroup::{self, Bounded};
 use lariat_keeper::contain::choose;
+use lariat_keeper::contain::limits::{self, NoLimits, OutOfMemory};
 use lariat_keeper::contain::lineage::Lineage;
 use lariat_keeper::ending::{Ending as Adoption, was_told_by_death};
 use lariat_keeper::entry::{Holdings, become_keeper};
@@ -73,6 +74,9 @@ pub(crate) fn run(options: &RunOptions) -> Result<Ended, RunError> {
     // Opened here, where it shows our numbers: the keeper may have others.
     let outside = options.is_isolated.then(Outside::open).transpose().map_err(own("open /proc"))?;
     let group = cgroup(options, &plan.label).map_err(own("make a cgroup for the command"))?;
+    let mut notes = Vec::new();
+    let is_limited = limit(options, group.as_ref(), &mut notes);
+    let plan = Plan { is_limited, ..plan };
     let (stop, shares_group) = (plan.stop, !plan.has_session);
     let us = PidFd::open(me).map_err(own("open ourselves"))?;
     let forked = fork_keeper(options).inspect_err(|_| group.iter().for_each(cgroup::remove))?;
@@ -108,6 +112,8 @@ pub(crate) fn run(options: &RunOptions) -> Result<Ended, RunError> {
         keeps_record: false,
         left: Vec::new(),
         has_lost_keeper: false,
+        out_of_memory: None,
+        notes,
     }
     .run()
 }
@@ -160,17 +166,36 @@ fn plan(options: &RunOptions, before: &Before, has_terminal: bool, me: Identity)
         has_session: !has_terminal,
         is_daemon: false,
         has_null_stdin: options.has_lifeline,
+        is_limited: false,
         stop: StopPlan { signal: options.signal, scope: options.scope, grace: options.grace },
         mask: before.mask,
         ignored: before.ignored,
     }
 }
 
+/// Applies the limits to the directory of the command, and says whether it has any.
+fn limit(options: &RunOptions, group: Option<&Cgroup>, notes: &mut Vec<String>) -> bool {
+    if options.limited_in.is_none() {
+        return false;
+    }
+    let Some(group) = group else {
+        notes.push(format!("its limits were not applied: {}", NoLimits::NoCgroup));
+        return false;
+    };
+    if let Err(reason) = options.limits.apply(group) {
+        notes.push(format!("its limits were not all applied: {reason}"));
+    }
+    true
+}
+
 /// Makes the directory that the command is to be born in; `None` where that is not possible and not demanded.
 fn cgroup(options: &RunOptions, label: &str) -> lariat_sys::Result<Option<Cgroup>> {
     let base = match &options.boundary {
         Boundary::Lineage => return Ok(None),
-        Boundary::Any { given } | Boundary::Cgroup { given } => given.clone().map_or_else(choose::own, Ok),
+        Boundary::Any { given } | Boundary::Cgroup { given } => {
+            let place = options.limited_in.as_ref().or(given.as_ref());
+            place.cloned().map_or_else(choose::own, Ok)
+        }
     };
     let made = base.map_err(|_| Errno::NOENT).and_then(|base| {
         // Without a record the run has no id, and the directory needs a name all the same.
@@ -224,6 +249,8 @@ struct Driver<'a> {
     left: Vec<Named>,
     /// The keeper died before its last word.
     has_lost_keeper: bool,
+    out_of_memory: Option<OutOfMemory>,
+    notes: Vec<String>,
 }
 
 type Outcome = Result<Ending, RunError>;
@@ -253,7 +280,8 @@ impl Driver<'_> {
         if let (Some(ledger), false) = (&self.options.ledger, self.keeps_record) {
             ledger.remove();
         }
-        outcome.map(|ending| Ended { ending, left: self.left, has_lost_keeper: self.has_lost_keeper })
+        let Self { left, has_lost_keeper, out_of_memory, notes, .. } = self;
+        outcome.map(|ending| Ended { ending, left, has_lost_keeper, out_of_memory, notes })
     }
 
     /// A shell that ends gives the terminal back to the group that was in front when it began. From within a namespace it
@@ -408,7 +436,16 @@ impl Driver<'_> {
                 self.left.push(*named);
                 None
             }
+            Notice::ForksRefused => {
+                self.notes.push(limits::forks_refused(&self.options.limits));
+                None
+            }
+            Notice::Unlimited => {
+                self.notes.push("its limits were not applied: it could not enter its cgroup".into());
+                None
+            }
             Notice::Ended(end) => {
+                self.out_of_memory = end.out_of_memory.filter(|_| limits::is_by_kill(end.exit));
                 // The keeper exits right after its last word; it is reaped so that our parent, should it be a
                 // subreaper that counts, never sees it.
                 self.reap_keeper();

@@ -13,9 +13,11 @@ mod ties;
 
 use std::ffi::{CString, OsString};
 use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use lariat::ledger::command::CommandLedger;
+use lariat_keeper::contain::limits::{Limits, OutOfMemory};
 use lariat_keeper::stop::{StopPlan, StopScope};
 use lariat_keeper::wire::Named;
 use lariat_sys::kernel::Missing;
@@ -48,6 +50,10 @@ pub(crate) struct RunOptions {
     pub(crate) is_isolated: bool,
     /// Whether the command gets a cgroup of its own.
     pub(crate) boundary: Boundary,
+    /// What it and all that it starts may use.
+    pub(crate) limits: Limits,
+    /// The directory in which limits have an effect; with it, they are applied.
+    pub(crate) limited_in: Option<PathBuf>,
 }
 
 impl RunOptions {
@@ -65,6 +71,8 @@ impl RunOptions {
             dies_with_parent: false,
             is_isolated: false,
             boundary: Boundary::default(),
+            limits: Limits::default(),
+            limited_in: None,
         }
     }
 }
@@ -78,6 +86,10 @@ pub(crate) struct Ended {
     pub(crate) left: Vec<Named>,
     /// The keeper died before its last word.
     pub(crate) has_lost_keeper: bool,
+    /// Members were killed by the kernel for want of memory, the command among them.
+    pub(crate) out_of_memory: Option<OutOfMemory>,
+    /// What there is to say of its limits.
+    pub(crate) notes: Vec<String>,
 }
 
 /// Why there was no command to end.

@@ -6,6 +6,7 @@
 
 mod after;
 mod isolation;
+mod limits;
 mod node;
 mod ready;
 mod service;

@@ -8,7 +8,7 @@ use lariat::service::spec::{CommandSpec, Endpoint, PortSpec, ReadyCheck, ReadySp
 use toml::de::{DeTable, DeValue};
 
 use super::node::{self, Keys, Node};
-use super::{after, isolation, ready, stack, stop};
+use super::{after, isolation, limits, ready, stack, stop};
 use crate::diagnostic::{Code, Sink};
 use crate::draft::{At, ServiceDraft};
 use crate::suggest::quoted;
@@ -26,6 +26,7 @@ pub(super) const KEYS: Keys = Keys {
         "restart",
         "daemon",
         "isolation",
+        "limits",
     ],
     guessed: &[
         ("command", "run"),
@@ -65,6 +66,9 @@ pub(super) const KEYS: Keys = Keys {
         ("namespace", "isolation"),
         ("namespaces", "isolation"),
         ("sandbox", "isolation"),
+        ("limit", "limits"),
+        ("resources", "limits"),
+        ("ulimits", "limits"),
     ],
     elsewhere: &[
         ("signal", "it belongs to `stop`: `stop = { signal = \"INT\" }`"),
@@ -84,6 +88,12 @@ pub(super) const KEYS: Keys = Keys {
         ("max", "it belongs to `restart`: `restart = { when = \"on-failure\", max = 5 }`"),
         ("max_restarts", "it belongs to `restart`: `restart = { when = \"on-failure\", max = 5 }`"),
         ("deadline", "it belongs to the stack: `[stack]` with `deadline = \"30s\"`"),
+        ("memory", "it belongs to `limits`: `limits = { memory = \"512MiB\" }`"),
+        ("mem_limit", "it belongs to `limits`: `limits = { memory = \"512MiB\" }`"),
+        ("processes", "it belongs to `limits`: `limits = { processes = 200 }`"),
+        ("pids_limit", "it belongs to `limits`: `limits = { processes = 200 }`"),
+        ("cpu", "it belongs to `limits`: `limits = { cpu = 1.5 }`"),
+        ("cpus", "it belongs to `limits`: `limits = { cpu = 1.5 }`"),
         ("env_file", "files with variables are not read: put them in `env`, or start lariat with them set"),
         ("name", "the name is in the table's title: `[service.NAME]`"),
     ],
@@ -127,6 +137,9 @@ pub(super) fn read(name: At<String>, table: &DeTable<'_>, sink: &mut Sink) -> Se
     }
     if let Some(found) = node::get(table, "isolation") {
         service.isolation = isolation::read(found, sink);
+    }
+    if let Some(found) = node::get(table, "limits") {
+        service.limits = limits::read(found, sink);
     }
     port_variable(&service, sink);
     service

@@ -59,6 +59,12 @@ impl<C> Bounded<C> {
         self.is_thawed = false;
     }
 
+    /// Returns the directories.
+    #[must_use]
+    pub fn groups(&self) -> &[Cgroup] {
+        &self.groups
+    }
+
     /// Says whether nobody lives in the directories. Waits a moment for a kernel that has not counted the dead yet.
     pub fn are_groups_empty(&self) -> bool {
         self.groups.iter().all(is_empty)

@@ -5,6 +5,7 @@
 
 pub mod cgroup;
 pub mod choose;
+pub mod limits;
 pub mod lineage;
 
 use lariat_sys::identity::Identity;

@@ -16,6 +16,7 @@ use crate::poll::{PollFd, PollFlags, poll};
 use crate::procfs::{self, ProcPath};
 use crate::signal::Signal;
 use crate::{Errno, Result, files};
+use text::Controllers;
 
 pub mod text;
 
@@ -142,6 +143,73 @@ impl Cgroup {
             }
         }
         Ok(())
+    }
+
+    /// Returns the numbers of those who live in the directory itself, not below. Whom we cannot see is a 0.
+    pub fn residents(&self) -> Result<Vec<i32>> {
+        let text = self.read("cgroup.procs")?;
+        let lines = text.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
+        Ok(lines.map(|line| text::numbers(line).next().unwrap_or(0)).collect())
+    }
+
+    /// Moves the calling process in, with all its threads.
+    ///
+    /// # Errors
+    /// [`Errno::BUSY`] where controllers are turned on for the directories in it; [`Errno::ACCESS`] where we may not.
+    pub fn enter(&self) -> Result<()> {
+        self.write("cgroup.procs", "0")
+    }
+
+    /// Moves the calling process's parent in, as [`Self::enter`].
+    ///
+    /// # Errors
+    /// Also [`Errno::SRCH`] where it is in another pid namespace, or gone.
+    pub fn move_parent(&self) -> Result<()> {
+        let Some(parent) = rustix::process::getppid() else { return Err(Errno::SRCH) };
+        // HAZARD(pid-reuse): a number is all that the kernel takes here. A parent that dies in this moment leaves its
+        // number alone for as long as its own parent has not reaped it; and who is moved by mistake is in a directory
+        // that is no boundary.
+        self.write("cgroup.procs", &parent.as_raw_nonzero().to_string())
+    }
+
+    /// Says whether it is the root of the whole hierarchy, which is bound by fewer rules.
+    pub fn is_root(&self) -> Result<bool> {
+        match self.file("cgroup.type", OFlags::RDONLY) {
+            Ok(_) => Ok(false),
+            Err(Errno::NOENT) => Ok(true),
+            Err(errno) => Err(errno),
+        }
+    }
+
+    /// Returns the controllers that can be turned on for the directories in it.
+    pub fn controllers(&self) -> Result<Controllers> {
+        Ok(Controllers::parse(&self.read("cgroup.controllers")?))
+    }
+
+    /// Returns the controllers that are on for the directories in it.
+    pub fn enabled(&self) -> Result<Controllers> {
+        Ok(Controllers::parse(&self.read("cgroup.subtree_control")?))
+    }
+
+    /// Turns controllers on for the directories in it.
+    ///
+    /// # Errors
+    /// [`Errno::BUSY`] where processes live in the directory itself; [`Errno::NOENT`] for one that is not to be had.
+    pub fn enable(&self, controllers: Controllers) -> Result<()> {
+        self.write("cgroup.subtree_control", &controllers.signed('+'))
+    }
+
+    /// Turns controllers off for the directories in it.
+    ///
+    /// # Errors
+    /// [`Errno::BUSY`] where a directory in it has them on for its own.
+    pub fn disable(&self, controllers: Controllers) -> Result<()> {
+        self.write("cgroup.subtree_control", &controllers.signed('-'))
+    }
+
+    /// Opens one of its files whose changes can be waited for: POLLPRI after a change since the last [`read_again`].
+    pub fn watch(&self, name: &str) -> Result<OwnedFd> {
+        self.file(name, OFlags::RDONLY)
     }
 
     /// Says whether anybody lives in it or below. Zombies do not count.
@@ -338,6 +406,15 @@ pub fn names_in(path: &Path) -> Result<Vec<OsString>> {
     let mut names = Vec::new();
     subdirectories(&directory.0, b"", &mut names)?;
     Ok(names.into_iter().map(OsString::from_vec).collect())
+}
+
+/// Reads a file of [`Cgroup::watch`] from its begin.
+///
+/// # Errors
+/// [`Errno::NODEV`] or [`Errno::NOENT`] once the directory was removed.
+pub fn read_again(file: &OwnedFd) -> Result<Vec<u8>> {
+    rustix::fs::seek(file, rustix::fs::SeekFrom::Start(0))?;
+    read(file)
 }
 
 fn subdirectories(directory: &OwnedFd, place: &[u8], out: &mut Vec<Vec<u8>>) -> Result<()> {

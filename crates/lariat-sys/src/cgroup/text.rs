@@ -89,9 +89,102 @@ pub fn event(text: &[u8], key: &str) -> Option<bool> {
     })
 }
 
+/// Returns a value of `memory.events`, `pids.events` and their like: lines of a key and a number.
+#[must_use]
+pub fn count(text: &[u8], key: &str) -> Option<u64> {
+    text.split(|byte| *byte == b'\n').find_map(|line| {
+        let value = line.strip_prefix(key.as_bytes())?.strip_prefix(b" ")?;
+        std::str::from_utf8(value).ok()?.parse().ok()
+    })
+}
+
+/// Controllers by which what is in a directory can be limited; those of them that lariat knows a limit for.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Controllers {
+    /// `memory`.
+    pub memory: bool,
+    /// `pids`.
+    pub pids: bool,
+    /// `cpu`.
+    pub cpu: bool,
+}
+
+impl Controllers {
+    /// Every one.
+    pub const ALL: Self = Self { memory: true, pids: true, cpu: true };
+
+    /// Reads `cgroup.controllers` or `cgroup.subtree_control`: words between blanks.
+    #[must_use]
+    pub fn parse(text: &[u8]) -> Self {
+        let has = |name: &[u8]| text.split(u8::is_ascii_whitespace).any(|word| word == name);
+        Self { memory: has(b"memory"), pids: has(b"pids"), cpu: has(b"cpu") }
+    }
+
+    /// Returns those that are in one of the two.
+    #[must_use]
+    pub fn or(self, other: Self) -> Self {
+        Self {
+            memory: self.memory || other.memory,
+            pids: self.pids || other.pids,
+            cpu: self.cpu || other.cpu,
+        }
+    }
+
+    /// Returns those that `other` lacks.
+    #[must_use]
+    pub fn without(self, other: Self) -> Self {
+        Self {
+            memory: self.memory && !other.memory,
+            pids: self.pids && !other.pids,
+            cpu: self.cpu && !other.cpu,
+        }
+    }
+
+    /// Says whether there is none.
+    #[must_use]
+    pub fn is_empty(self) -> bool {
+        self == Self::default()
+    }
+
+    /// Returns their names.
+    pub fn names(self) -> impl Iterator<Item = &'static str> {
+        let named = [(self.memory, "memory"), (self.pids, "pids"), (self.cpu, "cpu")];
+        named.into_iter().filter(|(is_in, _)| *is_in).map(|(_, name)| name)
+    }
+
+    /// Returns what is written to `cgroup.subtree_control`, with `sign` before each name.
+    #[must_use]
+    pub fn signed(self, sign: char) -> String {
+        self.names().map(|name| format!("{sign}{name}")).collect::<Vec<_>>().join(" ")
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn counts_are_read_by_key() {
+        let text = b"low 0\nhigh 0\nmax 12\noom 1\noom_kill 3\noom_group_kill 1\n";
+        assert_eq!(count(text, "oom"), Some(1));
+        assert_eq!(count(text, "oom_kill"), Some(3));
+        for missing in ["oom_", "kill", "", "max 12"] {
+            assert_eq!(count(text, missing), None, "{missing:?}");
+        }
+        assert_eq!(count(b"max -1\nmax x\nmax 99999999999999999999\n", "max"), None);
+    }
+
+    #[test]
+    fn controllers_are_read_compared_and_written() {
+        let found = Controllers::parse(b"cpuset cpu io memory hugetlb pidsx\n");
+        assert_eq!(found, Controllers { memory: true, pids: false, cpu: true });
+        assert_eq!(Controllers::ALL.without(found), Controllers { pids: true, ..Controllers::default() });
+        assert_eq!(Controllers::ALL.signed('+'), "+memory +pids +cpu");
+        assert_eq!(found.without(Controllers::ALL).signed('-'), "");
+        assert!(found.without(found).is_empty() && !found.is_empty());
+        assert_eq!(found.or(Controllers::ALL), Controllers::ALL);
+        assert!(Controllers::parse(b"").is_empty());
+    }
 
     #[test]
     fn own_paths_are_found_in_both_kinds_of_hierarchy() {
@@ -151,7 +244,7 @@ mod tests {
             for mount in mounts(&bytes) {
                 let _ = mount.place_of(&bytes);
             }
-            let _ = (own_path(&bytes), event(&bytes, "populated"));
+            let _ = (own_path(&bytes), event(&bytes, "populated"), count(&bytes, "max"), Controllers::parse(&bytes));
             proptest::prop_assert!(numbers(&bytes).all(|pid| pid > 0));
         }
     }

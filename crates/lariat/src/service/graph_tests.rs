@@ -23,6 +23,7 @@ fn service(own: &str, after: &[&str]) -> ServiceSpec {
         restart: RestartSpec::default(),
         daemon: false,
         isolation: Isolation::None,
+        limits: crate::service::spec::Limits::default(),
     }
 }
 

@@ -111,6 +111,8 @@ pub struct ServiceSpec {
     pub daemon: bool,
     /// What stands around it besides descent and cgroup.
     pub isolation: Isolation,
+    /// What its members may use together, where it has a cgroup.
+    pub limits: Limits,
 }
 
 /// What stands around a service besides the containment that everyone has.
@@ -293,6 +295,7 @@ impl Default for StopSpec {
     }
 }
 
+pub use lariat_keeper::contain::limits::{Cpu, Limits};
 pub use lariat_keeper::stop::StopScope;
 
 /// What follows the end of a service that nobody asked to stop.

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use lariat_keeper::contain::Containment;
 use lariat_keeper::contain::cgroup::{self, Directory};
+use lariat_keeper::contain::limits;
 use lariat_keeper::contain::lineage::{is_keeper, life, signal_identity};
 use lariat_keeper::ending::Ending;
 use lariat_keeper::stop::{Member, Role};
@@ -207,6 +208,8 @@ impl FoundSet {
             .map(|(_, group)| group)
             .filter(|group| cgroup::is_empty(group))
             .for_each(cgroup::remove);
+        // The room that it made for limits, where it was killed before it could go back.
+        self.clues.cgroup_bases.iter().for_each(|base| limits::remove_leaves(base));
     }
 
     /// Returns the directories that [`Self::remove_groups`] would remove once nobody of the run is left.
@@ -307,7 +310,7 @@ impl Containment for FoundSet {
     fn signal(&mut self, member: Identity, signal: Signal) -> lariat_sys::Result<()> {
         // HAZARD(frozen-member): it hears of nothing but KILL.
         if !std::mem::replace(&mut self.is_thawed, true) {
-            for group in self.groups() {
+            for (_, group) in self.groups() {
                 // Who cannot be thawed has no grace, and dies of KILL all the same.
                 let _ = group.thaw();
             }

@@ -26,6 +26,7 @@ pub(super) fn graph(edges: &[&[usize]]) -> Graph {
             restart: RestartSpec::default(),
             daemon: false,
             isolation: Isolation::None,
+            limits: crate::service::spec::Limits::default(),
         })
         .collect();
     Graph::new(&services).unwrap()

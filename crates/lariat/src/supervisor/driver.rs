@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use lariat_keeper::awake::Awake;
 use lariat_keeper::client::Keeper;
+use lariat_keeper::contain::limits::Seat;
 use lariat_sys::poll::{self, PollFd, PollFlags};
 use lariat_sys::signal::Signal;
 
@@ -94,11 +95,18 @@ pub(super) struct Driver {
     pub(super) has_left: bool,
     pub(super) has_finished: bool,
     pub(super) awake: Awake,
+    /// Where limits have an effect; left when everybody is gone.
+    pub(super) seat: Option<Seat>,
+    /// Why they have none, although services have limits.
+    pub(super) no_limits: Option<String>,
 }
 
 impl Driver {
     /// Runs until the stack has stopped, or was left.
     pub(super) fn run(mut self, chosen: &[Place]) -> Report {
+        if let Some(what) = self.no_limits.take() {
+            self.trouble(what);
+        }
         let (_, actions) = self.stack.start(Instant::now(), chosen);
         self.carry_out(Instant::now(), actions);
         self.settle();

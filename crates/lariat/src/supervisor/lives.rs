@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use lariat_keeper::client::{Keeper, Received};
+use lariat_keeper::contain::limits::{self, Seat};
 use lariat_keeper::wire::{End, Named, Notice, Order};
 use lariat_sys::Errno;
 use lariat_sys::signal::Signal;
@@ -79,6 +80,7 @@ impl Driver {
         let start = Start {
             spec: &self.spec.services[place],
             options: &self.options,
+            controllers: self.seat.as_ref().map(Seat::controllers).unwrap_or_default(),
             run: self.books.run(),
             ports: &ports,
             pump: &self.pump,
@@ -115,6 +117,9 @@ impl Driver {
                 });
                 if let Some(reason) = begun.no_cgroup {
                     self.trouble(format!("{service} is contained by descent alone: {reason}"));
+                }
+                if let Some(reason) = begun.no_limits {
+                    self.trouble(format!("the limits of {service} are not all applied: {reason}"));
                 }
                 self.update_exceptions();
                 self.publish(EventKind::ServiceStarting { service, keeper });
@@ -189,6 +194,15 @@ impl Driver {
                 self.publish(EventKind::StragglerNamed { service, pid, name });
             }
             Notice::Left { named } => self.member_left(Some(service), &named),
+            Notice::ForksRefused => {
+                let what = limits::forks_refused(&self.spec.services[place].limits);
+                self.publish(EventKind::LimitReached { what: format!("{service}: {what}") });
+            }
+            Notice::Unlimited => {
+                self.trouble(format!(
+                    "the limits of {service} are not applied: it could not enter its cgroup"
+                ));
+            }
             Notice::Ended(end) => {
                 self.units[place].has_left_members = end.left > 0;
                 if let Some(life) = &mut self.units[place].life {
@@ -307,7 +321,7 @@ impl Driver {
         let service = self.units[place].name.clone();
         let is_failure = end.cause.outcome() == Outcome::Failure;
         let exit = counts.exit.map(event::Exit::from);
-        let cause = self.cause_in_words(place, end.cause);
+        let cause = self.cause_of(place, end.cause, counts);
         let tallied = ServiceCounts {
             cause: cause.clone(),
             is_failure,
@@ -343,6 +357,20 @@ impl Driver {
             }
             State::GaveUp => self.publish(EventKind::ServiceGaveUp { service, restarts }),
             _ => {}
+        }
+    }
+
+    /// Why a life ended: by the kernel for want of memory, or as its machine says.
+    fn cause_of(&self, place: Place, cause: Cause, counts: &End) -> String {
+        let may_be_killed = match cause {
+            Cause::Exited(exit) => limits::is_by_kill(Some(exit)),
+            // Its leader is gone by design; whoever was killed was the service.
+            Cause::DaemonEnded => true,
+            _ => false,
+        };
+        match counts.out_of_memory.filter(|_| may_be_killed) {
+            Some(found) => found.in_words(&self.spec.services[place].limits),
+            None => self.cause_in_words(place, cause),
         }
     }
 

@@ -41,6 +41,7 @@ use std::time::Instant;
 
 use lariat_keeper::awake::Awake;
 use lariat_keeper::contain::choose::{self, Refusal};
+use lariat_keeper::contain::limits::{self, NoLimits, Seat, Way};
 use lariat_sys::Errno;
 use lariat_sys::identity::Identity;
 use lariat_sys::kernel::{self, Missing};
@@ -58,7 +59,7 @@ use crate::logs::pump::{Bell, Pump, PumpError};
 use crate::logs::{Store, StoreError};
 use crate::ports::{self, PortError};
 use crate::service::graph::{Graph, GraphError, Place};
-use crate::service::spec::{Isolation, PortSpec, ServiceName, StackSpec};
+use crate::service::spec::{Isolation, Limits, PortSpec, ServiceName, StackSpec};
 use crate::shutdown::report::{Report, Tally};
 use books::Books;
 use driver::Driver;
@@ -95,6 +96,9 @@ pub struct Options {
     pub is_subreaper: bool,
     /// The cgroup directory in which each start of a service gets one of its own ([`crate::containment`]).
     pub cgroup: Option<PathBuf>,
+    /// The program may be moved into a cgroup below the one that it is in, where limits of services need that
+    /// ([`lariat_keeper::contain::limits`]); it is moved back at the end.
+    pub may_be_moved: bool,
 }
 
 /// Why a supervisor could not be made. Nothing was started.
@@ -187,8 +191,8 @@ impl Supervisor {
         try_isolation(&spec, &places, &options)?;
         let run = RunId::new_random().map_err(system("make a run id"))?;
         let socket = options.dirs.socket(&run)?;
-        let record = first_record(&run, &spec, &socket).map_err(system("read the boot id"))?;
-        let record = RunRecord { cgroup: options.cgroup.clone(), ..record };
+        let record = first_record(&run, &spec, &socket, &options).map_err(system("read the boot id"))?;
+        let (seat, no_limits) = place_for_limits(&spec, &options, run.as_str());
         let units = make_units(&spec, &state, ports)?;
         let pump = Pump::start()?;
         let bell: Arc<Bell> = pump.bell()?;
@@ -199,8 +203,6 @@ impl Supervisor {
             server.map_err(|e| system("make the socket")(Errno::from_io_error(&e).unwrap_or(Errno::IO)))?;
         let subscribers = Subscribers::default();
         let handle = Handle::new(subscribers.clone()).map_err(system("make a handle"))?;
-        let mut seed = [0; 8];
-        lariat_sys::process::fill_random(&mut seed).map_err(system("get random bytes"))?;
         if options.is_subreaper {
             process::set_subreaper(true).map_err(system("become a subreaper"))?;
         }
@@ -208,7 +210,7 @@ impl Supervisor {
         let mut tally = Tally::new(spec.services.iter().map(|service| service.name.to_string()));
         notes.into_iter().for_each(|note| tally.note(note));
         let mut driver = Driver {
-            stack: Stack::new(&spec, graph, u64::from_ne_bytes(seed)),
+            stack: Stack::new(&spec, graph, seed().map_err(system("get random bytes"))?),
             books,
             queue: VecDeque::new(),
             poller: Poller::new().map_err(system("make an event queue"))?,
@@ -232,6 +234,8 @@ impl Supervisor {
             has_left: false,
             has_finished: false,
             awake: Awake::default(),
+            seat,
+            no_limits,
             spec,
             options,
         };
@@ -288,6 +292,12 @@ impl Supervisor {
     }
 }
 
+fn seed() -> lariat_sys::Result<u64> {
+    let mut seed = [0; 8];
+    process::fill_random(&mut seed)?;
+    Ok(u64::from_ne_bytes(seed))
+}
+
 fn chosen(spec: &StackSpec, names: &[ServiceName]) -> Result<Vec<Place>, StartError> {
     if names.is_empty() {
         return Ok((0..spec.services.len()).collect());
@@ -309,8 +319,52 @@ fn try_isolation(spec: &StackSpec, places: &[Place], options: &Options) -> Resul
     choose::probe_namespaces(&options.executable).map(drop).map_err(failed)
 }
 
-fn first_record(run: &RunId, spec: &StackSpec, socket: &std::path::Path) -> lariat_sys::Result<RunRecord> {
+/// Makes limits have an effect, where services have some; or says why they have none.
+fn place_for_limits(spec: &StackSpec, options: &Options, run: &str) -> (Option<Seat>, Option<String>) {
+    let wanted = limits_of(spec).controllers();
+    if wanted.is_empty() {
+        return (None, None);
+    }
+    let seat = match &options.cgroup {
+        None => Err(NoLimits::NoCgroup),
+        Some(base) if !options.may_be_moved && matches!(limits::look(base, wanted), Ok(Way::MakeRoom(_))) => {
+            Err(NoLimits::Others { count: 1, base: base.clone() })
+        }
+        Some(base) => Seat::take(base, run, wanted),
+    };
+    let (seat, reason, word) = match seat {
+        Ok(seat) => {
+            let reason = seat.lacks();
+            (Some(seat), reason, "all ")
+        }
+        Err(reason) => (None, Some(reason), ""),
+    };
+    let on = seat.as_ref().map(Seat::controllers).unwrap_or_default();
+    let lacking = spec.services.iter().filter(|service| service.limits != service.limits.by(on));
+    let names: Vec<&str> = lacking.map(|service| service.name.as_str()).collect();
+    let names = names.join(", ");
+    let say = |reason| format!("the limits of {names} are not {word}applied: {reason}; {}", limits::HINT);
+    (seat, reason.map(say))
+}
+
+/// Returns limits of every kind that a service of the stack has, whatever their values: what has to be possible.
+#[must_use]
+pub fn limits_of(spec: &StackSpec) -> Limits {
+    spec.services.iter().fold(Limits::default(), |all, service| Limits {
+        memory: all.memory.or(service.limits.memory),
+        processes: all.processes.or(service.limits.processes),
+        cpu: all.cpu.or(service.limits.cpu),
+    })
+}
+
+fn first_record(
+    run: &RunId,
+    spec: &StackSpec,
+    socket: &std::path::Path,
+    options: &Options,
+) -> lariat_sys::Result<RunRecord> {
     let mut record = RunRecord::begin(run.clone(), &spec.name, &spec.root, socket)?;
+    record.cgroup.clone_from(&options.cgroup);
     record.services = spec
         .services
         .iter()

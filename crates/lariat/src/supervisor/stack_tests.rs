@@ -37,6 +37,7 @@ fn service(place: Place, after: &[(Place, Condition)]) -> ServiceSpec {
         restart: RestartSpec::default(),
         daemon: false,
         isolation: Isolation::None,
+        limits: crate::service::spec::Limits::default(),
     }
 }
 

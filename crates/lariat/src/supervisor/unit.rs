@@ -15,6 +15,7 @@ use lariat_keeper::stop::StopPlan;
 use lariat_keeper::store::Output;
 use lariat_keeper::wire::{End, Order, Plan};
 use lariat_sys::cgroup::Cgroup;
+use lariat_sys::cgroup::text::Controllers;
 use lariat_sys::identity::Identity;
 use lariat_sys::signal::Signal;
 use lariat_sys::spawn::Namespaces;
@@ -71,6 +72,8 @@ pub(super) struct Life {
 pub(super) struct Start<'a> {
     pub(super) spec: &'a ServiceSpec,
     pub(super) options: &'a Options,
+    /// By which limits have an effect in the directories of this run.
+    pub(super) controllers: Controllers,
     pub(super) run: &'a str,
     /// `LARIAT_PORT_*` of the whole stack.
     pub(super) ports: &'a BTreeMap<String, u16>,
@@ -87,6 +90,8 @@ pub(super) struct Begun {
     pub(super) cgroup: Option<Cgroup>,
     /// Why there is no directory where there was to be one.
     pub(super) no_cgroup: Option<String>,
+    /// Why its limits are not applied where they were to be.
+    pub(super) no_limits: Option<String>,
     pub(super) output: Option<u64>,
 }
 
@@ -108,7 +113,6 @@ impl Unit {
 
     /// Starts a keeper with the service.
     pub(super) fn begin(&self, start: &Start<'_>) -> Result<Begun, String> {
-        let plan = plan(start, self.port)?;
         let output = Output::new().map_err(|errno| format!("could not make a pipe: {errno}"))?;
         let (read, stage) = (output.read.try_clone(), output.stage.try_clone());
         let drain = read
@@ -121,6 +125,10 @@ impl Unit {
                 Err(errno) => (None, Some(format!("could not make a cgroup in {}: {errno}", base.display()))),
             },
         };
+        let limits = start.spec.limits.by(start.controllers);
+        let limited = cgroup.as_ref().filter(|_| !limits.is_empty()).map(|group| limits.apply(group));
+        let no_limits = limited.as_ref().and_then(|limited| Some(limited.as_ref().err()?.to_string()));
+        let plan = Plan { is_limited: limited.is_some(), ..plan(start, self.port)? };
         let executable = CString::new(start.options.executable.as_os_str().as_bytes())
             .map_err(|_| "the keeper's path has a NUL in it".to_owned())?;
         let keeper = Keeper::spawn(&KeeperSpec {
@@ -138,7 +146,14 @@ impl Unit {
             Ok(keeper) => {
                 // Without the number a leftover has one clue less.
                 let number = rustix::fs::fstat(&output.read).ok().map(|pipe| pipe.st_ino);
-                Ok(Begun { keeper, flow: start.pump.add(drain), cgroup, no_cgroup, output: number })
+                Ok(Begun {
+                    keeper,
+                    flow: start.pump.add(drain),
+                    cgroup,
+                    no_cgroup,
+                    no_limits,
+                    output: number,
+                })
             }
             Err(error) => {
                 cgroup.iter().for_each(cgroup::remove);
@@ -174,6 +189,7 @@ fn plan(start: &Start<'_>, port: Option<u16>) -> Result<Plan, String> {
         has_session: true,
         is_daemon: spec.daemon,
         has_null_stdin: true,
+        is_limited: false,
         stop: StopPlan { signal: spec.stop.signal, scope: spec.stop.scope, grace: spec.stop.grace },
         mask: start.options.mask,
         ignored: start.options.ignored,

@@ -26,7 +26,7 @@ for module in inet_diag tcp_diag udp_diag; do
 done
 $busybox ifconfig lo up
 # Properties of pure code are shown where processors are real.
-export HOME=/root LANG=C.UTF-8 LARIAT_TEST_SKIPS=/tmp/skips PROPTEST_CASES=4
+export LARIAT_TEST_GUEST=1 HOME=/root LANG=C.UTF-8 LARIAT_TEST_SKIPS=/tmp/skips PROPTEST_CASES=4
 : > /tmp/skips
 echo "LARIAT kernel $($busybox uname -r)"
 while IFS='	' read -r dir program name; do

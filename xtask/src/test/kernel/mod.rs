@@ -32,8 +32,8 @@ const FETCH_LIMIT: Duration = Duration::from_secs(5 * 60);
 const MODULES: &[&str] = &["inet_diag", "tcp_diag", "udp_diag"];
 /// What tests start by name, and `busybox` for the first process.
 const PROGRAMS: &[&str] = &[
-    "bash", "busybox", "cat", "cp", "dd", "echo", "env", "false", "kill", "ls", "mkdir", "mount", "rm",
-    "sed", "seq", "setpriv", "setsid", "sh", "sleep", "touch", "true", "unshare",
+    "bash", "busybox", "cat", "cp", "dd", "echo", "env", "false", "kill", "ls", "mkdir", "mkfifo", "mount",
+    "rm", "sed", "seq", "setpriv", "setsid", "sh", "sleep", "touch", "true", "unshare",
 ];
 
 /// The tests of a program that are run: those whose name starts with one of these words.
@@ -72,6 +72,7 @@ const CHOSEN: &[Chosen] = &[
     ),
     chosen("lariat-cli", "up_runs", &["up_after", "down_after", "after_the_supervisors", "a_recycled"]),
     chosen("lariat-cli", "kernels", &["what_", "without_close_range_at_exec"]),
+    chosen("lariat-cli", "limits", &[""]),
     chosen("lariat-keeper", "recycled", &[""]),
     chosen("lariat-sys", "", &[""]),
 ];

@@ -2,10 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
-use lariat::containment::{self, Candidates};
+use lariat::containment::{self, Base, Candidates, Choice, Source};
 use lariat::isolation;
 use lariat_drill::promise::Containment;
 use lariat_keeper::contain::choose;
+use lariat_keeper::contain::limits::{HINT, NoLimits};
+use lariat_sys::cgroup::text::Controllers;
 
 /// Whether a containment can be had.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -51,14 +53,7 @@ pub(super) fn available() -> Vec<Containment> {
 
 /// A directory of the cgroup hierarchy in which a process of ours could be born, seen, killed and forgotten.
 fn cgroup() -> Found {
-    let environment: Vec<_> = std::env::vars_os().collect();
-    let given = std::env::var_os("LARIAT_CGROUP").filter(|value| !value.is_empty()).map(PathBuf::from);
-    let choice = containment::choose(&Candidates {
-        given: given.as_deref(),
-        may_ask_systemd: true,
-        environment: &environment,
-        executable: Path::new(OURSELVES),
-    });
+    let choice = choose_cgroup(Controllers::default());
     let refused: Vec<String> = choice
         .refused
         .iter()
@@ -76,6 +71,35 @@ fn cgroup() -> Found {
                     .into(),
             ),
         },
+    }
+}
+
+/// Chooses as `up` does for a stack with limits by these controllers.
+fn choose_cgroup(wanted: Controllers) -> Choice {
+    let environment: Vec<_> = std::env::vars_os().collect();
+    let given = std::env::var_os("LARIAT_CGROUP").filter(|value| !value.is_empty()).map(PathBuf::from);
+    containment::choose(&Candidates {
+        given: given.as_deref(),
+        may_ask_systemd: true,
+        environment: &environment,
+        executable: Path::new(OURSELVES),
+        wanted,
+    })
+}
+
+/// Whether memory, processes and cpu of a service can be limited.
+pub(super) fn limits() -> Found {
+    let choice = choose_cgroup(Controllers::ALL);
+    let scope = choice.refused.iter().find(|refused| refused.source == Source::Scope);
+    let scope = scope.map(|refused| format!("; {}: {}", refused.source, refused.reason)).unwrap_or_default();
+    match choice.base {
+        Some(Base { no_limits: None, path, source }) => {
+            Found::Available(format!("{source}, {}", path.display()))
+        }
+        Some(Base { no_limits: Some(reason), .. }) => {
+            Found::Missing { why: format!("{reason}{scope}"), hint: Some(HINT.into()) }
+        }
+        None => Found::Missing { why: NoLimits::NoCgroup.to_string(), hint: None },
     }
 }
 

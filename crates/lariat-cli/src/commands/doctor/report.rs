@@ -13,6 +13,8 @@ pub(super) struct Report {
     /// Whether lariat can do its work here.
     pub(super) is_usable: bool,
     containments: Vec<Contained>,
+    /// Whether memory, processes and cpu of services can be limited.
+    service_limits: ServiceLimits,
     kernel: Vec<Feature>,
     proc: Proc,
     limits: Vec<Limit>,
@@ -34,6 +36,15 @@ struct Contained {
     promises: Vec<Promised>,
 }
 
+#[derive(Clone, Debug, Serialize)]
+struct ServiceLimits {
+    is_available: bool,
+    /// Where, or why not.
+    state: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hint: Option<String>,
+}
+
 /// What one ending leads to.
 #[derive(Clone, Debug, Serialize)]
 struct Promised {
@@ -53,6 +64,7 @@ impl Report {
         Self {
             is_usable,
             containments,
+            service_limits: ServiceLimits::new(),
             kernel: machine::features(),
             proc: machine::proc(),
             limits: machine::limits(),
@@ -76,6 +88,12 @@ impl Report {
             text.push_str(&format!("      {word}: {}\n", one.state));
             text.push_str(&hinted(one.hint.as_deref()));
         }
+        let ServiceLimits { is_available, state, hint } = &self.service_limits;
+        let (mark, word) = if *is_available { ("yes", "here") } else { ("no ", "because") };
+        text.push_str(
+            "\nlimits of services: `limits` of a service, or `lariat run --memory --processes --cpu`\n",
+        );
+        text.push_str(&format!("  {mark} {word}: {state}\n{}", hinted(hint.as_deref())));
         for one in self.containments.iter().filter(|one| one.is_available) {
             text.push_str(&promises(one));
         }
@@ -118,6 +136,15 @@ impl Report {
 
 fn hinted(hint: Option<&str>) -> String {
     hint.map(|hint| format!("      hint: {hint}\n")).unwrap_or_default()
+}
+
+impl ServiceLimits {
+    fn new() -> Self {
+        match super::contain::limits() {
+            Found::Available(state) => Self { is_available: true, state, hint: None },
+            Found::Missing { why: state, hint } => Self { is_available: false, state, hint },
+        }
+    }
 }
 
 fn contained(entry: &super::contain::Entry) -> Contained {

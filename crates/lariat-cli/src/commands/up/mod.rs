@@ -16,8 +16,9 @@ use lariat::logs::LogFiles;
 use lariat::service::spec::{ServiceName, StackSpec};
 use lariat::shutdown::plan::Why;
 use lariat::shutdown::report::Report;
-use lariat::supervisor::{Options, StartError, Supervisor};
+use lariat::supervisor::{Options, StartError, Supervisor, limits_of};
 use lariat_config::Loaded;
+use lariat_sys::cgroup::text::Controllers;
 use lariat_sys::identity::Identity;
 use lariat_sys::kernel::Missing;
 use lariat_sys::signal::Signal;
@@ -89,7 +90,8 @@ fn run_in_front(
     let logs = spec.root.join(STATE_DIR).join("logs");
     let stores = |name: String| (name.clone(), LogFiles::current(&logs, &name));
     let stores = spec.services.iter().map(|service| stores(service.name.to_string())).collect();
-    let supervisor = Supervisor::new(spec, options(services, signals, output)?).map_err(start_failure)?;
+    let options = options(&spec, services, signals, output)?;
+    let supervisor = Supervisor::new(spec, options).map_err(start_failure)?;
     let handle = supervisor.handle();
     let subscription = handle.subscribe().map_err(|e| own_trouble("could not listen to the run", e))?;
     let bell = supervisor.bell().map_err(|e| own_trouble("could not listen to the output", e))?;
@@ -106,7 +108,8 @@ fn run_behind(args: &UpArgs, output: &mut Output) -> Result<ExitCode, Failure> {
     let teller = Teller::take()?;
     let prepared = configuration(args, output).and_then(|(_, spec, services)| {
         let signals = Signals::take()?;
-        let supervisor = Supervisor::new(spec, options(services, signals, output)?).map_err(start_failure)?;
+        let options = options(&spec, services, signals, output)?;
+        let supervisor = Supervisor::new(spec, options).map_err(start_failure)?;
         let listening = supervisor.handle().subscribe();
         let subscription = listening.map_err(|e| own_trouble("could not listen to the run", e))?;
         Ok((supervisor, subscription))
@@ -132,7 +135,12 @@ fn exit_code(report: &Report) -> ExitCode {
     report::exit_code(report, report.why != Why::AllEnded.describe())
 }
 
-fn options(services: Vec<ServiceName>, signals: Signals, output: &mut Output) -> Result<Options, Failure> {
+fn options(
+    spec: &StackSpec,
+    services: Vec<ServiceName>,
+    signals: Signals,
+    output: &mut Output,
+) -> Result<Options, Failure> {
     let mut children = Vec::new();
     // The shell that became us by exec may have had children: they are not ours.
     let _ = tree::children(process::pid(), &mut children);
@@ -142,7 +150,8 @@ fn options(services: Vec<ServiceName>, signals: Signals, output: &mut Output) ->
     let terminal: Option<OwnedFd> = if ignores_hangup { None } else { files::open_tty().ok() };
     let executable = PathBuf::from("/proc/self/exe");
     let environment: Vec<(OsString, OsString)> = std::env::vars_os().collect();
-    let cgroup = cgroup(&executable, &environment, output)?;
+    let wanted = limits_of(spec).controllers();
+    let cgroup = cgroup(wanted, &executable, &environment, output)?;
     Ok(Options {
         executable,
         environment,
@@ -155,11 +164,13 @@ fn options(services: Vec<ServiceName>, signals: Signals, output: &mut Output) ->
         terminal,
         children_before: before,
         is_subreaper: true,
+        may_be_moved: true,
     })
 }
 
 /// Chooses the directory in which services get theirs.
 fn cgroup(
+    wanted: Controllers,
     executable: &Path,
     environment: &[(OsString, OsString)],
     output: &mut Output,
@@ -174,6 +185,7 @@ fn cgroup(
         may_ask_systemd: true,
         environment,
         executable,
+        wanted,
     });
     let reasons = choice.refused.iter().map(|refused| format!("{}: {}", refused.source, refused.reason));
     if is_demanded && choice.base.is_none() {
