@@ -143,7 +143,7 @@ fn shares(_: c_int, _: *const *const c_char) -> u8 {
     let options = SpawnOptions { namespaces: Some(Namespaces::choose()), ..SpawnOptions::default() };
     let child = spawn(&shell("exec sleep 1000"), &options).unwrap();
     let (outside, inside) = (mounts(process::pid()) - before, mounts(child.pid));
-    mount(c"/tmp".as_ptr(), c"/mnt", libc::MS_BIND);
+    mount(c"/tmp".as_ptr(), c"/tmp", libc::MS_BIND);
     say(&format!("{outside} appeared outside, {} inside", mounts(child.pid) - inside));
     child.pidfd.signal(Signal::KILL).unwrap();
     child.pidfd.wait_exit(None).unwrap();
