@@ -238,13 +238,16 @@ fn without_a_namespace_nothing_starts_and_the_reason_is_said() {
     arena.finish();
 }
 
-/// A container's filter of system calls.
+/// A container's filter of system calls. The doctor says the same, without having been asked for isolation.
 #[test]
 fn a_filter_that_takes_namespaces_away_is_named() {
     let arena = Arena::new();
-    let kernel = Kernel::without(&arena, &["unshare-pid"]);
+    let kernel = Kernel::without(&arena, &["unshare-pid", "clone-pid"]);
     let command = kernel.command(&arena, own()).args(["run", "--isolate", "--", "touch", "started"]);
     assert_hints(&said_no(&arena, command), "could not make a pid namespace", &["seccomp="]);
+    let shown = kernel.command(&arena, own()).arg("doctor").run().out();
+    let section = shown.split("namespace  ").nth(1).and_then(|rest| rest.split("\n\n").next());
+    assert_hints(section.unwrap_or_default(), "could not make a pid namespace", &["seccomp="]);
     arena.finish();
 }
 

@@ -27,6 +27,9 @@ const SAME_FOR_EVERYONE: &[&str] = &["xtask", "lariat-config"];
 /// The programs of the profile `matrix`; .config/nextest.toml says the same.
 const MATRIX: &[&str] = &["run_matrix", "up_careless", "up_stops", "up_runs", "doctor", "sweep_trees"];
 
+/// What it leaves out of them: those that choose their containment themselves.
+const ISOLATED: &str = "::isolated::";
+
 /// A program full of tests.
 #[derive(Clone, PartialEq, Eq, Debug)]
 struct Program {
@@ -95,6 +98,7 @@ fn list(session: &Session, how: &TestRun<'_>) -> Result<Vec<(Program, String)>> 
         let (status, names) = commands::output(list.args(["--list", "--format", "terse"]), TEST_LIMIT)?;
         ensure!(status.success(), "{} does not list its tests\n{names}", program.path.display());
         let names = names.lines().filter_map(|line| line.strip_suffix(": test"));
+        let names = names.filter(|name| how.profile != MATRIX_PROFILE || !name.contains(ISOLATED));
         tests.extend(names.map(|name| (program.clone(), name.to_owned())));
     }
     Ok(tests)
@@ -141,7 +145,8 @@ mod tests {
         assert!(program(&of("run_matrix"), MATRIX_PROFILE).is_some());
         assert_eq!(program(&of("usage"), MATRIX_PROFILE), None);
         let config = include_str!("../../../.config/nextest.toml");
-        assert!(config.contains(&format!("default-filter = 'binary(/^({})$/)'", MATRIX.join("|"))));
+        let filter = format!("binary(/^({})$/) and not test(/{ISOLATED}/)", MATRIX.join("|"));
+        assert!(config.contains(&format!("default-filter = '{filter}'")));
     }
 
     #[test]
