@@ -454,8 +454,7 @@ impl<'a> Judge<'a> {
         verdict.members = self.hall.members.len();
         let arguments: &[&str] = match self.spec.ending.is_of_stack() {
             true => &["down", "--yes"],
-            // Of this directory only: with `--all`, runs of the user's own would be swept along.
-            false if self.subject.has_sweep => &["sweep", "--yes"],
+            false if self.subject.has_sweep => &["sweep", "--all", "--yes"],
             false => {
                 verdict.notes.push("this lariat has no `sweep`".to_owned());
                 return Ok(());
