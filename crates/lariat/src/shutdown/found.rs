@@ -240,12 +240,17 @@ impl FoundSet {
     }
 
     /// Says whether nobody of the run is in its directories. A guest counts for the directory to stay, and for no more.
-    fn are_groups_deserted(&self) -> bool {
+    #[must_use]
+    pub fn are_groups_deserted(&self) -> bool {
         if self.groups().iter().all(|(_, group)| cgroup::is_empty(group)) {
             return true;
         }
         let Some((groups, guests)) = self.guests() else { return false };
-        groups.iter().all(|(_, group)| members(group).is_some_and(|all| all.is_subset(&guests)))
+        // Whoever forks himself away is in no list, and the kernel counts him all the same (HAZARD(runner)).
+        let has_guests_only = |all: BTreeSet<i32>| !all.is_empty() && all.is_subset(&guests);
+        let is_deserted =
+            |group: &Cgroup| cgroup::is_empty(group) || members(group).is_some_and(has_guests_only);
+        groups.iter().all(|(_, group)| is_deserted(group))
     }
 
     /// Returns what is found; that it is nobody only when a while has passed in which nobody was. Blocks for that while.
@@ -319,10 +324,11 @@ impl Containment for FoundSet {
     }
 
     fn kill_all(&mut self) {
-        let Some((groups, guests)) = self.guests() else { return };
-        for (_, group) in groups {
-            // The kernel makes no difference between members: where a run that is alive, or we ourselves, were started
-            // from within, everybody is killed one by one. So is whoever this does not reach.
+        // The kernel makes no difference between members: where a run that is alive, or we ourselves, were started from
+        // within, everybody is killed one by one. So is whoever this does not reach. A run's own processes are enough to
+        // tell: where none of them is, nothing is that they hold. To read more would take too long in a storm.
+        let guests: BTreeSet<i32> = self.living.own.iter().map(|own| own.pid).chain(own_line()).collect();
+        for (_, group) in self.groups() {
             if members(&group).is_some_and(|all| all.is_disjoint(&guests)) {
                 let _ = group.kill();
             }
@@ -346,6 +352,13 @@ impl Containment for FoundSet {
         }
         self.empty_since.get_or_insert_with(Instant::now).elapsed() >= SETTLES_AFTER
     }
+}
+
+/// Returns ourselves and all above us.
+fn own_line() -> impl Iterator<Item = i32> {
+    let parent =
+        |pid: &i32| procfs::read_stat(*pid).ok().flatten().map(|stat| stat.ppid).filter(|pid| *pid > 0);
+    std::iter::successors(Some(process::pid()), parent)
 }
 
 /// Returns who is in a directory; `None` where it cannot be read.

@@ -17,7 +17,7 @@ use crate::ledger::lock::{DirectoryLock, LockWait};
 use crate::ledger::record::RunId;
 use crate::ledger::recover::patterns::CommandPattern;
 use crate::ledger::recover::{self, Clues, Findings, Reach, Snapshot};
-use crate::shutdown::found::{Ended, end_all};
+use crate::shutdown::found::{Ended, FoundSet, end_all};
 
 /// A socket that nobody listens on and that is younger than this may be in the middle of being made.
 const SOCKET_MADE_WITHIN: Duration = Duration::from_secs(2);
@@ -52,6 +52,8 @@ pub struct Search {
     pub notes: Vec<String>,
     /// What could not be looked at.
     pub troubles: Vec<String>,
+    /// Something may be ended.
+    takes: bool,
     /// Held while anything of a run without a project is ended.
     locks: Vec<DirectoryLock>,
     dirs: UserDirs,
@@ -91,6 +93,7 @@ fn look(request: &Request<'_>) -> Result<Search, SearchError> {
     let mut search = Search {
         notes: std::mem::take(&mut runs.notes),
         dirs: request.dirs.clone(),
+        takes: request.takes,
         sockets_but: request.is_all.then(|| runs.at_work()),
         ..Search::default()
     };
@@ -174,7 +177,10 @@ impl Search {
             Ok(Seen::Live(live)) => self.alive.push(live.to_string()),
             Ok(Seen::Finishing(finishing)) => self.at_work.push(AtWork::Stack(finishing)),
             Ok(Seen::Crashed(crashed)) => {
-                let crashed = crashed.look_in(snapshot);
+                let mut crashed = crashed.look_in(snapshot);
+                if request.takes && crashed.findings().certain.is_empty() {
+                    crashed = crashed.look(&snapshot.living);
+                }
                 if crashed.findings().reach == Reach::OtherNamespace {
                     self.notes.push(elsewhere(crashed.run(), crashed.root()));
                     return;
@@ -230,7 +236,13 @@ impl Search {
         file: Option<CommandFile>,
         snapshot: &mut Snapshot,
     ) {
-        let findings = recover::survey_in(&clues, snapshot);
+        let mut findings = recover::survey_in(&clues, snapshot);
+        let set = FoundSet::new(clues.clone()).beside(&snapshot.living);
+        // What is only a name in the hierarchy is empty by the kernel's word; of everybody else one look proves nothing.
+        let is_proven = known.kind == Kind::Lost && set.are_groups_deserted();
+        if self.takes && findings.certain.is_empty() && findings.reach == Reach::Here && !is_proven {
+            findings = set.look_until_settled();
+        }
         if findings.reach == Reach::OtherNamespace {
             let dir = known.dir.as_deref().unwrap_or(Path::new("?"));
             self.notes.push(elsewhere(&known.run, dir));
