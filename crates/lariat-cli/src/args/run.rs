@@ -23,7 +23,7 @@ use lariat_sys::signal::Signal;
 Examples:
   lariat run npm test                         nothing that the tests started outlives them
   lariat run --grace 2s -- ./server --port 0  what follows `--` is the command's own
-  lariat run --memory 512MiB -- npm run build over it, the kernel ends the whole build
+  lariat run --memory 2GiB -- npm run build   with more, the kernel ends the whole build
   lariat run --lifeline -- ./helper           from a program that keeps the other end of its standard input
 
 The exit code is the command's; 128 + n after signal n, 125 for trouble of lariat's own, 126 and 127 as in a shell.")]
@@ -43,13 +43,13 @@ pub(crate) struct RunArgs {
     /// Run the command in a pid namespace: the kernel ends everything with its keeper
     #[arg(long)]
     pub(crate) isolate: bool,
-    /// How much memory the command and all that it starts may use
+    /// Most memory of the command and all that it starts (`512MiB`); over it, the kernel ends them all
     #[arg(long, value_name = "SIZE", value_parser = lariat_config::parse_memory)]
     pub(crate) memory: Option<u64>,
-    /// How many processes and threads there may be of them
+    /// Most processes and threads of them at a time; a fork beyond is refused
     #[arg(long, value_name = "COUNT", alias = "pids-limit", value_parser = lariat_config::parse_processes)]
     pub(crate) processes: Option<u32>,
-    /// How many processors' time they may use
+    /// Most processors that they may use (`1.5`); whoever needs more waits
     #[arg(long, value_name = "CPUS", alias = "cpus", value_parser = lariat_config::parse_cpu)]
     pub(crate) cpu: Option<Cpu>,
     /// The command and its arguments
