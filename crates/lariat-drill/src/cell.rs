@@ -464,6 +464,8 @@ impl<'a> Judge<'a> {
         let deadline = Instant::now() + SWEEPS_WITHIN;
         while !command.pidfd.has_exited().unwrap_or(true) && Instant::now() < deadline {
             self.hall.listen();
+            // The orphans come to us: those who fork themselves away would use up the machine's numbers as zombies.
+            census::reap_all();
             self.wait_for_something(deadline, Some(&command));
         }
         verdict.hung = !command.pidfd.has_exited().unwrap_or(true);
