@@ -6,23 +6,16 @@ answer() {
     echo "answered: $1"
 }
 
-# What was asked before the signal came is answered first.
-finish() {
-    echo "end" >&3
-    while read -r question <&3 && [ "$question" != "end" ]; do
-        answer "$question"
-    done
-    echo "the queue is closed after $answered answers"
-    rm -f .data/queue
-    exit 0
-}
-trap finish TERM INT HUP
-
-# Open for reading and writing: no end of file when a client leaves.
+# Opened for reading and writing: no end of file when a client leaves.
 exec 3<>.data/queue
+# The end queues up as well: what was asked before the signal came is answered first.
+trap 'echo end >&3' TERM INT HUP
 echo "the queue is open"
 while :; do
-    if read -r question <&3; then
-        answer "$question"
-    fi
+    # A signal interrupts the reading, and nothing was read then.
+    read -r question <&3 || continue
+    [ "$question" = end ] && break
+    answer "$question"
 done
+echo "the queue is closed after $answered answers"
+rm -f .data/queue

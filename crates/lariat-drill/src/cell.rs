@@ -454,7 +454,7 @@ impl<'a> Judge<'a> {
         verdict.members = self.hall.members.len();
         let arguments: &[&str] = match self.spec.ending.is_of_stack() {
             true => &["down", "--yes"],
-            false if self.subject.has_sweep => &["sweep", "--all", "--yes"],
+            false if self.subject.has_sweep => &["sweep", "--yes"],
             false => {
                 verdict.notes.push("this lariat has no `sweep`".to_owned());
                 return Ok(());

@@ -24,7 +24,7 @@ Examples:
   lariat run npm test                         nothing that the tests started outlives them
   lariat run --grace 2s -- ./server --port 0  what follows `--` is the command's own
   lariat run --memory 2GiB -- npm run build   with more, the kernel ends the whole build
-  lariat run --lifeline -- ./helper           from a program that keeps the other end of its standard input
+  lariat run --lifeline -- ./helper           from a program that holds the pipe
 
 The exit code is the command's; 128 + n after signal n, 125 for trouble of lariat's own, 126 and 127 as in a shell.")]
 pub(crate) struct RunArgs {
