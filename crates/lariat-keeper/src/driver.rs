@@ -264,13 +264,25 @@ impl Driver {
         if self.is_alone {
             return None;
         }
+        self.go_on_alone();
+        self.handle(Event::SupervisorGone)
+    }
+
+    /// Takes over what the supervisor did.
+    fn go_on_alone(&mut self) {
         self.is_alone = true;
         self.is_connected = false;
         self.outbox.clear();
         if let Some(drain) = self.parts.drain.take() {
             self.last_words = LastWords::begin(drain, self.parts.supervisor.take());
         }
-        self.handle(Event::SupervisorGone)
+    }
+
+    /// Says whether the supervisor is dead, or has at least let go of its end of the conversation.
+    fn has_lost_supervisor(&self) -> bool {
+        let mut fds = vec![PollFd::new(&self.parts.control, PollFlags::empty())];
+        fds.extend(self.parts.supervisor.as_ref().map(|supervisor| PollFd::new(supervisor, PollFlags::IN)));
+        poll::poll(&mut fds, Some(Instant::now())).is_ok_and(|ready| ready > 0)
     }
 
     /// Returns whether something happened to a child.
@@ -370,6 +382,10 @@ impl Driver {
 
     /// Says the last word and stores the last output.
     fn leave(mut self, end: End) -> End {
+        // The service may have ended before we heard of the supervisor's death.
+        if !self.is_alone && self.has_lost_supervisor() {
+            self.go_on_alone();
+        }
         let mut end = End { usage: self.usage, exit: end.exit.or(self.leader_exit), ..end };
         if self.parts.is_limited {
             end.out_of_memory = self.members.groups().first().and_then(limits::out_of_memory);

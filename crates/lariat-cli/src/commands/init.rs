@@ -187,7 +187,7 @@ mod tests {
         let is_key = |line: &&str| line.contains(" = ") || line.starts_with('[');
         let keys = MORE.lines().filter_map(|line| line.strip_prefix("# ")).filter(is_key);
         let keys: Vec<_> = keys.filter(|line| !line.starts_with("daemon")).collect();
-        assert_eq!(keys.len(), 10, "{keys:?}");
+        assert_eq!(keys.len(), 11, "{keys:?}");
         let text = format!(
             "[service.db]\nrun = 'x'\nready = {{ tcp = 1 }}\n[service.x]\nrun = 'x'\n{}",
             keys.join("\n")
