@@ -196,8 +196,8 @@ enum Phase {
     First { rest_at: Option<Instant> },
     /// Everybody of this round was told.
     Rest,
-    /// Kill passes.
-    Kill { since: Instant },
+    /// Kill passes, the first of them at `since`.
+    Kill { since: Option<Instant> },
     /// Given up.
     Over,
 }
@@ -340,7 +340,7 @@ impl StopMachine {
 
     fn begin_killing(&mut self, now: Now) {
         if !self.is_killing() {
-            self.phase = Phase::Kill { since: now.instant };
+            self.phase = Phase::Kill { since: None };
             self.examine_at = None;
             self.last_death = now.instant;
             self.walk_pause = WALK_PAUSE_MIN;
@@ -499,10 +499,20 @@ impl StopMachine {
     }
 
     /// Kills everybody who is there, again where it did not help, and gives up where nothing helps.
-    fn kill_pass(&mut self, now: Now, since: Instant, members: &[Member], actions: &mut Vec<StopAction>) {
+    fn kill_pass(
+        &mut self,
+        now: Now,
+        since: Option<Instant>,
+        members: &[Member],
+        actions: &mut Vec<StopAction>,
+    ) {
+        // From the first pass on: a machine that slept, or a walk that took its time, has killed nobody yet.
+        let since = since.unwrap_or(now.instant);
+        self.phase = Phase::Kill { since: Some(since) };
         let waited = now.instant.saturating_duration_since(since);
         let is_still = now.instant.saturating_duration_since(self.last_death) >= KILL_AGAIN[0];
-        if (waited >= KILL_WITHIN && is_still) || waited >= KILL_LIMIT {
+        let was_tried = |m: &Member| m.life == Life::Zombie || self.killed.contains_key(&m.identity);
+        if (waited >= KILL_WITHIN && is_still && members.iter().all(was_tried)) || waited >= KILL_LIMIT {
             self.phase = Phase::Over;
             actions.push(StopAction::GiveUp);
             return;

@@ -196,6 +196,25 @@ fn somebody_whom_no_walk_sees_is_left_and_not_gone() {
 }
 
 /// One that forks the next and exits is a zombie whenever it is looked at: what is killed is the group it was in.
+/// A machine that was asleep, or a walk that took its time: nobody is given up who was never killed.
+#[test]
+fn a_walk_that_comes_late_kills_before_anybody_is_given_up() {
+    let base = Instant::now();
+    let mut machine = machine_in("killing", base);
+    let members = [member(CHILD, Role::Root)];
+    let walked = Event::Walked { members: &members, took: Duration::from_micros(10) };
+    let late = Duration::from_secs(60);
+    assert!(shown(&machine.step(at(base, late), walked)).contains("KILL"));
+    // Found by the next pass only, when the time for the first one is over: it has its KILL as well.
+    let other = [member(LEADER, Role::Leader), member(CHILD, Role::Root)];
+    let walked = Event::Walked { members: &other, took: Duration::from_micros(10) };
+    let said = shown(&machine.step(at(base, late + Duration::from_secs(6)), walked));
+    assert!(said.contains("KILL") && !said.contains("reap"), "{said}");
+    let walked = Event::Walked { members: &other, took: Duration::from_micros(10) };
+    let said = shown(&machine.step(at(base, late + Duration::from_secs(7)), walked));
+    assert_eq!(said, "reap", "the last look of one who gives up");
+}
+
 #[test]
 fn a_kill_pass_takes_the_group_of_one_that_is_gone_already() {
     let base = Instant::now();
