@@ -308,4 +308,6 @@ pub fn survey_in(clues: &Clues, snapshot: &mut Snapshot) -> Findings {
 }
 
 #[cfg(test)]
+mod real_tests;
+#[cfg(test)]
 mod tests;
