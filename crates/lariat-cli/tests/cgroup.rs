@@ -194,9 +194,15 @@ fn the_frozen_are_thawed_after_every_lariat_process_was_killed() {
     let up = stack.up(&arena);
     facts.wait_for("ready");
     let directory = arena.boundary().expect("it is there").inner().remove(0);
+    // Frozen first: the stop signal that comes with its keeper's death is not heard, and no second one follows.
+    std::fs::write(directory.join("cgroup.freeze"), "1").expect("it is ours");
+    wait_until("the freeze", PATIENCE, || {
+        let events = std::fs::read_to_string(directory.join("cgroup.events")).unwrap_or_default();
+        events.contains("frozen 1").then_some(())
+    });
     kill_all_of_lariat(&up);
     up.wait();
-    std::fs::write(directory.join("cgroup.freeze"), "1").expect("it is ours");
+    assert!(!facts.has("clean-leader"), "it did not freeze");
     stack.run(&arena, &["down", "--yes"]).expect(0);
     assert!(facts.has("clean-leader"));
     assert_eq!(inner(&arena), 0);

@@ -70,6 +70,8 @@ impl<C: Containment> Ending<C> {
 
     /// Does what is due. Returns the end once everybody is gone, or nothing helps any more.
     pub fn turn(&mut self) -> Option<End> {
+        // Before the first is told: one who was told by its keeper's death is not told again, and has to hear it.
+        self.containment.thaw();
         if self.containment.reap()
             && let Some(end) = self.handle(Event::Reaped)
         {

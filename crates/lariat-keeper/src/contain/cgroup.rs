@@ -112,6 +112,11 @@ impl<C: Containment> Containment for Bounded<C> {
     }
 
     fn signal(&mut self, member: Identity, signal: Signal) -> Result<()> {
+        self.thaw();
+        self.inner.signal(member, signal)
+    }
+
+    fn thaw(&mut self) {
         // HAZARD(frozen-member): it hears of nothing but KILL. What is frozen again afterwards has chosen so.
         if !std::mem::replace(&mut self.is_thawed, true) {
             for group in &self.groups {
@@ -119,7 +124,6 @@ impl<C: Containment> Containment for Bounded<C> {
                 let _ = group.thaw();
             }
         }
-        self.inner.signal(member, signal)
     }
 
     fn kill_group(&mut self, group: i32) {

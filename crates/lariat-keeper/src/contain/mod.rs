@@ -31,6 +31,10 @@ pub trait Containment {
     /// `EPERM` for a process of another user.
     fn signal(&mut self, member: Identity, signal: Signal) -> lariat_sys::Result<()>;
 
+    /// Lets those go on who were frozen, once: whoever is to hear of a stop, or has heard of it, needs to run
+    /// (HAZARD(frozen-member)).
+    fn thaw(&mut self) {}
+
     /// Kills the process group with this number where that is surely a group of members: nobody forks past that. Where it
     /// is not, or the kernel cannot, nothing is done; members are killed one by one besides.
     fn kill_group(&mut self, _group: i32) {}

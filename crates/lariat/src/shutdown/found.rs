@@ -313,6 +313,10 @@ impl Containment for FoundSet {
     }
 
     fn signal(&mut self, member: Identity, signal: Signal) -> lariat_sys::Result<()> {
+        signal_identity(member, signal)
+    }
+
+    fn thaw(&mut self) {
         // HAZARD(frozen-member): it hears of nothing but KILL.
         if !std::mem::replace(&mut self.is_thawed, true) {
             for (_, group) in self.groups() {
@@ -320,7 +324,6 @@ impl Containment for FoundSet {
                 let _ = group.thaw();
             }
         }
-        signal_identity(member, signal)
     }
 
     fn kill_all(&mut self) {

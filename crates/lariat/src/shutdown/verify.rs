@@ -145,6 +145,7 @@ mod tests {
                 };
                 // A daemon: on its own in every respect, but for the mark.
                 let process = Process {
+                    dir: None,
                     identity,
                     ppid: 1,
                     pgrp: pid,

@@ -165,11 +165,11 @@ impl Runs {
         let marks = snapshot.unknown_marks(&self.marks());
         let lost = marks.into_iter().filter(|(_, is_lost)| *is_lost);
         for run in lost.filter_map(|(mark, _)| RunId::try_from(mark).ok()) {
-            let eldest = snapshot.eldest_with(run.as_str());
+            let dir = snapshot.place_of(run.as_str()).map(Path::to_owned);
             if directories.is_held(run.as_str()) {
                 self.known.push(KnownRun { state: State::Alive, ..known(run, Kind::Lost) });
             } else {
-                self.known.push(lost_run(run, eldest, &directories.bases));
+                self.known.push(lost_run(run, dir, &directories.bases));
             }
         }
     }
@@ -185,7 +185,8 @@ impl Runs {
                 marks.contains_key(&run) || self.known.iter().any(|known| known.run.as_str() == run);
             let Some(run) = RunId::try_from(run).ok().filter(|_| !is_known) else { continue };
             let eldest = directories.eldest_in(run.as_str());
-            self.known.push(lost_run(run, eldest, &directories.bases));
+            let dir = eldest.and_then(|eldest| procfs::cwd(eldest.pid).ok().flatten());
+            self.known.push(lost_run(run, dir, &directories.bases));
         }
     }
 
@@ -248,15 +249,10 @@ impl Directories {
     }
 }
 
-fn lost_run(run: RunId, eldest: Option<Identity>, bases: &[PathBuf]) -> KnownRun {
+/// Where its eldest process works is the best guess at where it was started.
+fn lost_run(run: RunId, dir: Option<PathBuf>, bases: &[PathBuf]) -> KnownRun {
     let clues = Clues { cgroup_bases: bases.to_vec(), ..Clues::mark_only(run.clone()) };
-    KnownRun {
-        // Where its eldest process works is the best guess at where it was started.
-        dir: eldest.and_then(|eldest| procfs::cwd(eldest.pid).ok().flatten()),
-        clues: Some(clues),
-        state: State::Crashed,
-        ..known(run, Kind::Lost)
-    }
+    KnownRun { dir, clues: Some(clues), state: State::Crashed, ..known(run, Kind::Lost) }
 }
 
 fn known(run: RunId, kind: Kind) -> KnownRun {

@@ -391,16 +391,17 @@ impl Snapshot {
         all
     }
 
-    /// Returns the eldest of our user who carries this mark.
+    /// Returns where the eldest of our user works who carries this mark, as far as it could be read of any.
     #[must_use]
-    pub fn eldest_with(&self, mark: &str) -> Option<Identity> {
+    pub fn place_of(&self, mark: &str) -> Option<&Path> {
         let carries = |process: &&Process| {
             process.is_alive
                 && process.uid == Some(self.user)
                 && process.mark.as_ref().is_some_and(|found| found.run == mark)
         };
-        let carriers = self.processes.iter().filter(carries).map(|process| process.identity);
-        carriers.min_by_key(|identity| (identity.start, identity.pid))
+        let carriers = self.processes.iter().filter(carries);
+        let places = carriers.filter_map(|process| Some((process.identity, process.dir.as_deref()?)));
+        places.min_by_key(|(identity, _)| (identity.start, identity.pid)).map(|(_, dir)| dir)
     }
 
     /// Returns the keepers that somebody with this mark hangs on.

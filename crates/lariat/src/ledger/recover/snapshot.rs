@@ -42,6 +42,8 @@ pub struct Process {
     pub has_home: bool,
     /// The mark in its environment, if it has one that could be read.
     pub mark: Option<Mark>,
+    /// Where it works, if it has a mark: read at once, for it may be gone when that is asked for.
+    pub dir: Option<PathBuf>,
     /// The name of its program.
     pub comm: String,
     /// More about it, of those who were looked at more closely.
@@ -58,6 +60,8 @@ impl Process {
         // A zombie has no memory any more, and there may be very many.
         let environment =
             if is_alive { procfs::settled_environ(&stat).ok().flatten() } else { None }.unwrap_or_default();
+        let mark = Mark::parse(&environment);
+        let dir = mark.as_ref().and_then(|_| procfs::cwd(pid).ok().flatten());
         Some(Self {
             identity: stat.identity().with_inode(opened.and_then(|opened| opened.inode())),
             ppid: stat.ppid,
@@ -68,7 +72,8 @@ impl Process {
             is_keeper: is_alive && is_keeper(&stat),
             has_terminal: stat.tty_nr != 0,
             has_home: has_home(&environment),
-            mark: Mark::parse(&environment),
+            mark,
+            dir,
             comm: stat.comm.to_string(),
             traces: None,
         })

@@ -50,6 +50,7 @@ fn process(pid: i32) -> Process {
         has_terminal: false,
         has_home: true,
         mark: None,
+        dir: None,
         comm: "x".into(),
         traces: None,
     }
@@ -354,15 +355,17 @@ fn marks_that_nobody_knows_are_lost_unless_a_keeper_is_above_them() {
         Process { ppid: 400, ..of_another(401) },
         foreign(Process { mark: Some(Mark { run: "x".into(), service: None }), ..process(302) }),
     ];
-    let snapshot = snapshot(&processes);
+    let mut snapshot = snapshot(&processes);
     let marks = snapshot.unknown_marks(&BTreeSet::new());
     assert_eq!(marks, BTreeMap::from([(RUN.to_owned(), true), (ANOTHER.to_owned(), false)]));
     let known = BTreeSet::from([RUN.to_owned(), ANOTHER.to_owned()]);
     assert!(snapshot.unknown_marks(&known).is_empty());
     assert_eq!(snapshot.keepers_above(ANOTHER), [keeper.identity]);
     assert!(snapshot.keepers_above(RUN).is_empty());
-    assert_eq!(snapshot.eldest_with(ANOTHER), Some(of_another(301).identity));
-    assert_eq!(snapshot.eldest_with("x"), None, "another user's");
+    // The eldest whose place could be read.
+    snapshot.processes[1].dir = Some("/p".into());
+    assert_eq!(snapshot.place_of(ANOTHER), Some(Path::new("/p")));
+    assert_eq!(snapshot.place_of("x"), None, "another user's");
 }
 
 #[test]
@@ -454,6 +457,7 @@ fn any_process() -> impl Strategy<Value = Process> {
     let small = || 1..12_i32;
     (small(), 45..65_u64, small(), small(), small(), 0..3_u32, any::<bool>(), 0..3_u8).prop_map(
         |(pid, start, ppid, pgrp, session, uid, is_alive, mark)| Process {
+            dir: None,
             identity: Identity::new(pid, start),
             ppid,
             pgrp,
