@@ -69,6 +69,8 @@ pub struct FoundSet {
     delivered: HashSet<Identity>,
     /// How often in a row a walk delivered nobody whom the one before did, though somebody was there.
     missed: u32,
+    /// Somebody was too fast for a look.
+    has_missed: bool,
     /// Nobody in the run's cgroups was frozen when the first signal was sent.
     is_thawed: bool,
 }
@@ -82,6 +84,10 @@ const SNIPES_IN_VAIN: u32 = 8;
 /// For so long nobody may be found before the set counts as empty. A process in the middle of execve(2) has no
 /// environment to be known by (HAZARD(exec-not-finished)), and its parent, which was known, may be dead already.
 const SETTLES_AFTER: Duration = Duration::from_millis(50);
+/// The same where somebody was too fast for a look before: one look in a few finds such a one (HAZARD(runner)).
+const SETTLES_AFTER_A_MISS: Duration = Duration::from_millis(400);
+/// So many looks in a row have to find nobody then, however long each takes on a busy machine.
+const LOOKS_MIN: u32 = 8;
 /// The pause between two looks that find nobody.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 
@@ -92,7 +98,17 @@ impl FoundSet {
         let living = Living::default();
         let (children_but, part, empty_since) = (None, Part::All, None);
         let delivered = HashSet::new();
-        Self { clues, living, children_but, part, empty_since, delivered, missed: 0, is_thawed: false }
+        Self {
+            clues,
+            living,
+            children_but,
+            part,
+            empty_since,
+            delivered,
+            missed: 0,
+            has_missed: false,
+            is_thawed: false,
+        }
     }
 
     /// Spares what belongs to these runs.
@@ -161,6 +177,7 @@ impl FoundSet {
     /// A walk came too late.
     fn miss(&mut self) {
         self.missed += 1;
+        self.has_missed = true;
         if self.missed > MISSED_MAX {
             self.snipe();
         }
@@ -260,14 +277,17 @@ impl FoundSet {
     #[must_use]
     pub fn look_until_settled(&self) -> Findings {
         let until = Instant::now() + SETTLES_AFTER;
+        let mut looks = 0;
         loop {
             let findings = self.look();
+            looks += 1;
             let now = Instant::now();
-            if !findings.certain.is_empty() || findings.reach != recover::Reach::Here || now >= until {
+            let is_settled = now >= until && looks >= LOOKS_MIN;
+            if !findings.certain.is_empty() || findings.reach != recover::Reach::Here || is_settled {
                 return findings;
             }
             // It fails only for want of memory; then the looks follow each other without a pause.
-            let _ = lariat_sys::poll::poll(&mut [], Some(until.min(now + LOOK_EVERY)));
+            let _ = lariat_sys::poll::poll(&mut [], Some(now + LOOK_EVERY));
         }
     }
 
@@ -345,7 +365,8 @@ impl Containment for FoundSet {
 
     fn is_empty(&mut self) -> bool {
         let is_found = |findings: Findings| findings.certain.iter().any(|found| self.part.has(found));
-        let is_somebody_there = survey(&self.clues, &self.living).map_or(true, is_found)
+        let looks = if self.has_missed { LOOKS_MIN } else { 1 };
+        let is_somebody_there = (0..looks).any(|_| survey(&self.clues, &self.living).map_or(true, is_found))
             || !self.children().is_empty()
             || !self.are_groups_deserted();
         if is_somebody_there {
@@ -353,7 +374,8 @@ impl Containment for FoundSet {
             self.miss();
             return false;
         }
-        self.empty_since.get_or_insert_with(Instant::now).elapsed() >= SETTLES_AFTER
+        let settles_after = if self.has_missed { SETTLES_AFTER_A_MISS } else { SETTLES_AFTER };
+        self.empty_since.get_or_insert_with(Instant::now).elapsed() >= settles_after
     }
 }
 
