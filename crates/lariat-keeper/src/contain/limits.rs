@@ -1,6 +1,6 @@
 //! Limits: how much memory, how many processes and how much of the processors the members of a directory may use.
 //!
-//! Responsible for what is written to a directory's files; [`room`] makes a place in which that has an effect, [`strikes`]
+//! Responsible for what is written to a directory's files; `room` makes a place in which that has an effect, `strikes`
 //! reads what the kernel says when a limit strikes. A limit is no boundary and proves nothing; without limits none of this
 //! runs.
 //!

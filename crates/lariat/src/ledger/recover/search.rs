@@ -310,14 +310,14 @@ impl<'a> Search<'a> {
     /// Its parent was there before the run began, so it is not the one that started it, or did so without the run; and
     /// so with the leader of its session.
     fn is_orphan(&self, process: &Process) -> bool {
-        let is_older = |pid: i32| match (self.holders.get(&pid), self.clues.began) {
-            (Some(holder), Some(began)) => holder.start < began,
-            (_, _) => false,
-        };
-        let has_parent =
-            process.ppid > 1 && self.holders.contains_key(&process.ppid) && !is_older(process.ppid);
-        let is_in_older_session = process.session != process.identity.pid && is_older(process.session);
-        !has_parent && !is_in_older_session
+        let Some(began) = self.clues.began else { return false };
+        let start_of = |pid: i32| self.holders.get(&pid).map(|holder| holder.start);
+        // Within one tick the order is unknown. Whoever reaps here may be as young as the run that it has just started.
+        let has_younger_parent =
+            process.ppid > 1 && start_of(process.ppid).is_some_and(|start| start > began);
+        let is_in_older_session = process.session != process.identity.pid
+            && start_of(process.session).is_some_and(|start| start < began);
+        !has_younger_parent && !is_in_older_session
     }
 
     fn certain(mut self) -> Vec<Found> {

@@ -270,6 +270,12 @@ fn ports_and_places() -> Vec<Row> {
             cwd(),
         ),
         (
+            "adopted by one as young as the run",
+            vec![at(40, process(310)), Process { ppid: 310, ..bare(300) }],
+            vec![],
+            cwd(),
+        ),
+        (
             "in a session that was there before",
             vec![at(20, process(310)), Process { session: 310, ..bare(300) }],
             vec![],
