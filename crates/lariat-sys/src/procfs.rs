@@ -91,10 +91,9 @@ pub fn read_stat(pid: i32) -> Result<Option<Stat>> {
     }
     // The longest possible line has 52 numbers and a name of 64 bytes.
     let mut buffer = [0; 2048];
-    let length = match read_file(ProcPath::new(pid, "/stat").as_c_str(), &mut buffer) {
-        Ok(length) => length,
-        Err(errno) => return absent(errno),
-    };
+    let Some(file) = open(ProcPath::new(pid, "/stat").as_c_str())? else { return Ok(None) };
+    // The kernel writes the line as one record, which a buffer that is long enough gets with one read.
+    let Some(length) = read_some(&file, &mut buffer)? else { return Ok(None) };
     let line = buffer.get(..length).unwrap_or_default();
     text::stat(line).map(Some).ok_or(Errno::BADMSG)
 }
@@ -357,14 +356,19 @@ pub(crate) fn read_shared<T>(
 
 /// Returns a thread of a process that is not the main one, if it has any.
 fn another_thread(pid: i32) -> Option<i32> {
-    let tasks = ProcPath::new(pid, "/task");
-    // The kernel counts the directories of threads as links, which is cheaper to ask than to list them.
-    let links = rustix::fs::statat(CWD, tasks.as_c_str(), AtFlags::empty()).ok()?.st_nlink;
     let mut threads = Vec::new();
-    if links > 3 {
-        numbers_in(&tasks, &mut threads).ok()?;
+    if thread_count(pid)? > 1 {
+        numbers_in(&ProcPath::new(pid, "/task"), &mut threads).ok()?;
     }
     threads.into_iter().find(|thread| *thread != pid)
+}
+
+/// Returns how many threads a process has, a main thread that has ended included; `None` where that cannot be read.
+pub(crate) fn thread_count(pid: i32) -> Option<u64> {
+    // The kernel counts the directories of threads as links, which is cheaper to ask than to list them.
+    let links =
+        rustix::fs::statat(CWD, ProcPath::new(pid, "/task").as_c_str(), AtFlags::empty()).ok()?.st_nlink;
+    Some(links.saturating_sub(2))
 }
 
 /// Opens a file of `/proc` for reading; `None` if its process is gone.

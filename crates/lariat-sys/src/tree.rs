@@ -9,6 +9,9 @@ use std::sync::OnceLock;
 use crate::Result;
 use crate::procfs::{self, ProcPath, Stat};
 
+/// The longest entry of a children list: a pid and a space.
+const NUMBER_MAX: usize = 11;
+
 /// Appends the children of all threads of a process, zombies included, the eldest first for each thread. A process that
 /// is gone has none.
 ///
@@ -17,11 +20,27 @@ pub fn children(pid: i32, out: &mut Vec<i32>) -> Result<()> {
     if !has_children_lists() {
         return children_by_scan(pid, out);
     }
+    children_in_lists(pid, usize::MAX, out)
+}
+
+/// Does what [`children`] does and stops soon after the first `enough`: for who asks whether there is anybody.
+pub fn some_children(pid: i32, enough: usize, out: &mut Vec<i32>) -> Result<()> {
+    if !has_children_lists() {
+        return children_by_scan(pid, out);
+    }
+    children_in_lists(pid, enough, out)
+}
+
+fn children_in_lists(pid: i32, enough: usize, out: &mut Vec<i32>) -> Result<()> {
     // HAZARD(children-per-thread): a child belongs to the thread that forked it, and each thread has a list.
-    let mut threads = Vec::new();
-    procfs::numbers_in(&ProcPath::new(pid, "/task"), &mut threads)?;
+    let mut threads = vec![pid];
+    if procfs::thread_count(pid) != Some(1) {
+        threads.clear();
+        procfs::numbers_in(&ProcPath::new(pid, "/task"), &mut threads)?;
+    }
+    let before = out.len();
     for thread in threads {
-        children_of_thread(pid, thread, out)?;
+        children_of_thread(pid, thread, enough.saturating_sub(out.len() - before), out)?;
     }
     Ok(())
 }
@@ -58,7 +77,7 @@ pub fn walk_visiting(root: i32, skip: &[i32], visit: &mut dyn FnMut(i32), out: &
         // the listing of the threads; a thread that starts right now is found by the next pass.
         if stat.is_alive() {
             match stat.threads {
-                1 => children_of_thread(stat.pid, stat.pid, &mut found)?,
+                1 => children_of_thread(stat.pid, stat.pid, usize::MAX, &mut found)?,
                 _ => children(stat.pid, &mut found)?,
             }
         }
@@ -105,20 +124,25 @@ fn has_children_lists() -> bool {
     *ANSWER.get_or_init(|| procfs::read_file(c"/proc/thread-self/children", &mut [0; 16]).is_ok())
 }
 
-/// Appends one thread's children; a thread that is gone has none.
-fn children_of_thread(pid: i32, thread: i32, out: &mut Vec<i32>) -> Result<()> {
+/// Appends one thread's children, at least `enough` where there are so many; a thread that is gone has none.
+fn children_of_thread(pid: i32, thread: i32, enough: usize, out: &mut Vec<i32>) -> Result<()> {
     let path = ProcPath::new(pid, "/task/").number(thread).text("/children");
     let Some(file) = procfs::open(path.as_c_str())? else { return Ok(()) };
-    // The kernel hands out one page per read, so a longer buffer saves nothing.
+    // The kernel hands out one page per read, so a longer buffer saves nothing; and no more than fits into a shorter one.
     let mut buffer = [0; 4096];
+    let length = enough.saturating_mul(NUMBER_MAX).min(buffer.len());
     let mut list = NumberList::default();
-    loop {
-        match procfs::read_some(&file, &mut buffer)? {
-            None | Some(0) => break,
+    let before = out.len();
+    while out.len() - before < enough {
+        match procfs::read_some(&file, buffer.get_mut(..length).unwrap_or_default())? {
+            None | Some(0) => {
+                list.finish(out);
+                break;
+            }
+            // Where this is enough, the last number may be cut in two, and is left out.
             Some(length) => list.feed(buffer.get(..length).unwrap_or_default(), out),
         }
     }
-    list.finish(out);
     Ok(())
 }
 

@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use lariat_sys::process;
 use lariat_sys::procfs::Stat;
 use lariat_sys::spawn::SpawnOptions;
-use lariat_sys::tree::{children, walk, walk_by_scan};
+use lariat_sys::tree::{children, some_children, walk, walk_by_scan};
 
 use support::{Guard, eventually, shell};
 
@@ -118,6 +118,26 @@ fn nobody_has_no_children() {
 }
 
 /// HAZARD(vanishing-process), HAZARD(fork-while-walking): walks over a tree whose members come and go at full speed.
+#[test]
+fn who_asks_for_some_gets_as_many_and_all_where_there_are_fewer() {
+    process::set_subreaper(true).unwrap();
+    let root =
+        Guard::start(&shell("for leaf in $(seq 40); do sleep 1000 & done; wait"), &SpawnOptions::default());
+    eventually("all are there", || found(walk, root.pid(), &[]).len() == 40);
+    let mut all = Vec::new();
+    children(root.pid(), &mut all).unwrap();
+    for enough in [1, 2, 7, 39, 40, 41, usize::MAX] {
+        let mut some = vec![7];
+        some_children(root.pid(), enough, &mut some).unwrap();
+        assert_eq!(some.remove(0), 7, "what was there is kept");
+        assert!(some.len() >= enough.min(40) && all.starts_with(&some), "{enough}: {some:?} of {all:?}");
+    }
+    let mut none = Vec::new();
+    some_children(all[0], 2, &mut none).unwrap();
+    assert!(none.is_empty());
+    support::end_descendants();
+}
+
 #[test]
 fn a_walk_over_a_dying_tree_is_no_error() {
     process::set_subreaper(true).unwrap();

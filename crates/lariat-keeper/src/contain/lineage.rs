@@ -93,15 +93,21 @@ impl Lineage {
 
     /// Returns whether no child is there, dead or alive, but the leader and the excepted.
     pub fn is_without_orphans(&self) -> bool {
-        let mut orphans = Vec::new();
-        self.orphans(&mut orphans).is_ok() && orphans.is_empty()
+        let mut some = Vec::new();
+        let enough = self.except.len() + 2;
+        tree::some_children(self.me, enough, &mut some).is_ok()
+            && !some.iter().any(|pid| self.is_orphan(*pid))
+    }
+
+    fn is_orphan(&self, child: i32) -> bool {
+        let leader = self.leader.filter(|_| self.keeps_leader).map(|leader| leader.pid);
+        Some(child) != leader && !self.except.contains(&child)
     }
 
     fn orphans(&self, out: &mut Vec<i32>) -> lariat_sys::Result<()> {
         out.clear();
         tree::children(self.me, out)?;
-        let leader = self.leader.filter(|_| self.keeps_leader).map(|l| l.pid);
-        out.retain(|pid| Some(*pid) != leader && !self.except.contains(pid));
+        out.retain(|pid| self.is_orphan(*pid));
         Ok(())
     }
 

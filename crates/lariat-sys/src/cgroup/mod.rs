@@ -348,6 +348,10 @@ impl Cgroup {
     /// Returns the directory and all below it as paths from here, the upper before the lower; itself is the empty path.
     fn below(&self) -> Result<Vec<Vec<u8>>> {
         let mut places = vec![Vec::new()];
+        // The kernel counts the directories in it among its links.
+        if rustix::fs::fstat(&self.0)?.st_nlink == 2 {
+            return Ok(places);
+        }
         let mut next = 0;
         while let Some(place) = places.get(next).cloned() {
             next += 1;
