@@ -12,20 +12,31 @@ const STOPPED_MAX: Duration = Duration::from_millis(500);
 /// How often it has to be put off, well before it fires.
 const PUT_OFF_EVERY: Duration = Duration::from_millis(300);
 
+/// How long it is left alone after it was put off, for there may be many turns in that time.
+const LEFT_ALONE: Duration = Duration::from_millis(50);
+
 /// Continues the calling process for as long as it is kept and used. Whoever blocks CONT takes it by a signalfd.
 #[derive(Debug, Default)]
-pub struct Awake(Option<Timer>);
+pub struct Awake {
+    timer: Option<Timer>,
+    put_off_at: Option<Instant>,
+}
 
 impl Awake {
     /// Puts the next CONT off by half a second; the first call starts it. Returns when to call again at the latest.
     pub fn still(&mut self) -> Instant {
-        if self.0.is_none() {
-            // Without a timer we are no worse off than without a hostile member.
-            self.0 = Timer::new(Signal::CONT).ok();
+        let now = Instant::now();
+        if let Some(at) = self.put_off_at.filter(|at| now.duration_since(*at) < LEFT_ALONE) {
+            return at + PUT_OFF_EVERY;
         }
-        if let Some(timer) = &self.0 {
+        if self.timer.is_none() {
+            // Without a timer we are no worse off than without a hostile member.
+            self.timer = Timer::new(Signal::CONT).ok();
+        }
+        if let Some(timer) = &self.timer {
             let _ = timer.arm(STOPPED_MAX);
         }
-        Instant::now() + PUT_OFF_EVERY
+        self.put_off_at = Some(now);
+        now + PUT_OFF_EVERY
     }
 }

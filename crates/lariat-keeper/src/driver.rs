@@ -345,7 +345,6 @@ impl Driver {
     }
 
     fn reap_all(&mut self) -> Vec<Action> {
-        self.members.reap();
         if self.leader_exit.is_some() && !self.is_leader_reaped {
             if let Ok(Some((_, usage))) = reap::reap(self.leader.pid) {
                 self.usage = usage;
@@ -354,8 +353,9 @@ impl Driver {
             self.is_leader_reaped = true;
             self.members.inner().forget_leader();
         }
-        let event = if self.members.is_empty() { Event::Empty } else { Event::Reaped };
-        self.machine.step(now(), event)
+        // Mostly the leader was the last, and there is nobody else to collect.
+        let is_empty = self.members.is_empty() || (self.members.reap() && self.members.is_empty());
+        self.machine.step(now(), if is_empty { Event::Empty } else { Event::Reaped })
     }
 
     fn say(&mut self, notice: Notice) {
