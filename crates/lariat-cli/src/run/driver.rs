@@ -109,6 +109,8 @@ pub(crate) fn run(options: &RunOptions) -> Result<Ended, RunError> {
         group,
         awake: Awake::default(),
         options,
+        ledger: options.ledger.as_ref(),
+        me,
         keeps_record: false,
         left: Vec::new(),
         has_lost_keeper: false,
@@ -228,6 +230,9 @@ fn environment(ledger: Option<&CommandLedger>) -> Vec<std::ffi::CString> {
 
 struct Driver<'a> {
     options: &'a RunOptions,
+    me: Identity,
+    /// Where the record is, until it is removed.
+    ledger: Option<&'a CommandLedger>,
     /// Something is left, or the keeper goes on without us: the record stays.
     keeps_record: bool,
     keeper: Option<Keeper>,
@@ -277,9 +282,7 @@ impl Driver<'_> {
             self.take_the_terminal_back();
         }
         self.left.extend(self.adoption.iter().flat_map(Adoption::left));
-        if let (Some(ledger), false) = (&self.options.ledger, self.keeps_record) {
-            ledger.remove();
-        }
+        self.close_record();
         let Self { left, has_lost_keeper, out_of_memory, notes, .. } = self;
         outcome.map(|ending| Ended { ending, left, has_lost_keeper, out_of_memory, notes })
     }
@@ -295,16 +298,22 @@ impl Driver<'_> {
 
     /// Writes down who takes part. A disk that is full, or a directory that is not ours, stops no command.
     fn write_record(&self, leader: Identity) {
-        if let (Some(ledger), Some(keeper)) = (&self.options.ledger, &self.keeper) {
+        if let (Some(ledger), Some(keeper)) = (self.ledger, &self.keeper) {
             let has_session = !self.shares_group;
-            let cast =
-                Cast { supervisor: Identity::current(), keeper: keeper.identity(), leader, has_session };
+            let cast = Cast { supervisor: self.me, keeper: keeper.identity(), leader, has_session };
             let command =
                 self.options.command.iter().map(|word| word.to_string_lossy().into_owned()).collect();
             let dir = std::env::current_dir().unwrap_or_default();
             let own = self.group.as_ref().and_then(|group| group.path().ok());
             let cgroup = own.and_then(|own| Some(own.parent()?.to_owned()));
             let _ = ledger.write(cast, self.stop, Place { command, dir, cgroup });
+        }
+    }
+
+    /// Removes the record, once nobody is left whom it names.
+    fn close_record(&mut self) {
+        if let Some(ledger) = self.ledger.take_if(|_| !self.keeps_record) {
+            ledger.remove();
         }
     }
 
@@ -446,10 +455,11 @@ impl Driver<'_> {
             }
             Notice::Ended(end) => {
                 self.out_of_memory = end.out_of_memory.filter(|_| limits::is_by_kill(end.exit));
+                self.keeps_record = end.left > 0;
+                self.close_record();
                 // The keeper exits right after its last word; it is reaped so that our parent, should it be a
                 // subreaper that counts, never sees it.
                 self.reap_keeper();
-                self.keeps_record = end.left > 0;
                 self.handle(Event::Ended(*end))
             }
             _ => None,
