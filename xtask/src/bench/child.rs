@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 
+use super::bare_calls;
 use super::sample::monotonic;
 
 /// One line of the flood; ends in a line feed.
@@ -20,7 +21,8 @@ const LINE: usize = 100;
 pub(super) const LAST_WORDS: &[u8] = b"these are the last words of the flood";
 const LIFETIME: Duration = Duration::from_secs(300);
 
-/// Runs a workload: `tree N`, `flood BYTES CHUNK STAMP`, `hello FIFO`, `greet FIFO` or `listen`.
+/// Runs a workload: `tree N`, `flood BYTES CHUNK STAMP`, `hello FIFO`, `greet FIFO`, `listen` or
+/// `bare-calls COMMAND`.
 ///
 /// # Errors
 /// The arguments are wrong, or the system refuses.
@@ -30,6 +32,7 @@ pub(crate) fn run(args: &[String]) -> Result<bool> {
         ["flood", bytes, chunk, stamp] => flood(bytes.parse()?, chunk.parse()?, stamp)?,
         ["hello", fifo] => hello(fifo)?,
         ["listen"] => listen()?,
+        ["bare-calls", ..] => return bare_calls::run(&args[1..]).map(|()| true),
         ["greet", fifo] => return hello(fifo).map(|()| true),
         _ => bail!("unknown workload: {args:?}"),
     }

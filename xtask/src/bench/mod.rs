@@ -5,6 +5,7 @@
 //! workload ([`child`]). What is alive is judged by `/proc` and process descriptors, never by asking lariat. Budgets
 //! are printed as met or not; missing one is no error of this task.
 
+mod bare_calls;
 mod child;
 mod idle;
 mod logs;

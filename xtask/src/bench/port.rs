@@ -59,7 +59,8 @@ fn round(bench: &Bench, report: &mut Report, listener: &Listener, where_: &str) 
     }
     for peer in ["lsof", "lsof -ti :N", "ss"] {
         let of = |name: &str| samples.iter().find(|sample| sample.name == name).cloned();
-        let budget = Budget::AtMostTimes(TENTH, peer);
+        // It asks the kernel as we do, and then reads every descriptor of every process.
+        let budget = if peer == "ss" { Budget::None } else { Budget::AtMostTimes(TENTH, peer) };
         let samples = ["lariat", peer, "bare spawn"].into_iter().filter_map(of).collect();
         let what = format!("the holder, {where_}, over {peer}");
         report.add(Row { part: "port", what, unit: "ms", samples, budget });

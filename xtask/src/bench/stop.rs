@@ -5,7 +5,7 @@ use anyhow::Result;
 use super::Bench;
 use super::report::{Budget, Report, Row};
 use super::sample::Sample;
-use super::tree::{Contender, Tree};
+use super::tree::{BARE_CALLS, Contender, Tree};
 
 /// Processes below the command, with the rounds of each.
 const SIZES: &[(usize, usize)] = &[(10, 21), (100, 11), (500, 7), (1000, 5)];
@@ -18,7 +18,8 @@ const PEERS: &[(&str, &[&str])] = &[
 
 /// Measures from TERM until everyone is dead and the contender has left.
 pub(super) fn measure_stop(bench: &Bench, report: &mut Report) -> Result<()> {
-    let contenders = contenders(bench, report, "stop");
+    let mut contenders = contenders(bench, report, "stop");
+    contenders.insert(1, Contender::bare_calls(bench));
     for (count, rounds) in SIZES {
         let mut samples: Vec<Sample> =
             contenders.iter().map(|contender| Sample::new(contender.name)).collect();
@@ -28,7 +29,7 @@ pub(super) fn measure_stop(bench: &Bench, report: &mut Report) -> Result<()> {
             }
         }
         let what = format!("TERM to {count} processes, until proven empty");
-        let budget = Budget::AtMostTimes(1.5, "dumb-init");
+        let budget = Budget::AtMostTimes(1.5, BARE_CALLS);
         report.add(Row { part: "stop", what, unit: "ms", samples, budget });
     }
     bench.expect_nothing_left()

@@ -17,6 +17,9 @@ use crate::processes::{self, Held};
 /// Longest time for the tree to be up, and to be gone.
 const LIMIT: Duration = Duration::from_secs(30);
 
+/// What a stop costs at least; as in the report.
+pub(super) const BARE_CALLS: &str = "bare calls";
+
 /// Whoever holds a command: a name and the words in front of the command.
 #[derive(Clone, Debug)]
 pub(super) struct Contender {
@@ -25,12 +28,24 @@ pub(super) struct Contender {
     prefix: Vec<String>,
     /// Lariat's `LARIAT_CONTAINMENT`: one that cannot be had is an error. `None` for everybody else.
     containment: Option<&'static str>,
+    order: Order,
+}
+
+/// How a contender is told to end its tree.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Order {
+    /// There is none: the group is signalled.
+    Group,
+    /// TERM.
+    Term,
+    /// The end of its standard input.
+    EndOfInput,
 }
 
 impl Contender {
     /// Nobody: the command itself.
     pub(super) fn bare() -> Self {
-        Self { name: "bare", prefix: Vec::new(), containment: None }
+        Self { name: "bare", prefix: Vec::new(), containment: None, order: Order::Group }
     }
 
     /// `lariat run` as it is without settings: in a cgroup where one can be had.
@@ -40,7 +55,14 @@ impl Contender {
             name: "lariat",
             prefix: vec![lariat, "run".to_owned(), "--".to_owned()],
             containment: Some("auto"),
+            order: Order::Term,
         }
+    }
+
+    /// The [bare calls](super::bare_calls) of a stop.
+    pub(super) fn bare_calls(bench: &Bench) -> Self {
+        let prefix = bench.child(&["bare-calls"]);
+        Self { name: BARE_CALLS, prefix, containment: None, order: Order::EndOfInput }
     }
 
     /// `lariat run` with each containment that holds the command by itself.
@@ -66,7 +88,7 @@ impl Contender {
             let (program, options) = words.split_first()?;
             let path = commands::find(program)?.display().to_string();
             let prefix = [path].into_iter().chain(options.iter().map(|word| (*word).to_owned())).collect();
-            Some(Self { name, prefix, containment: None })
+            Some(Self { name, prefix, containment: None, order: Order::Term })
         };
         peers.iter().filter_map(find).collect()
     }
@@ -87,7 +109,7 @@ pub(super) struct Tree {
     /// The contender, or the leader itself where there is none.
     top: Child,
     top_held: Held,
-    is_bare: bool,
+    order: Order,
     /// The leader and everyone below it.
     members: Vec<Held>,
     /// Others below the contender: lariat's keeper.
@@ -101,17 +123,13 @@ impl Tree {
     /// The contender ends before the tree is up, or it takes too long.
     pub(super) fn start(bench: &Bench, contender: &Contender, count: usize) -> Result<Self> {
         let mut command = contender.command(&bench.child(&["tree", &count.to_string()]));
-        command.process_group(0).stdin(Stdio::null()).stdout(Stdio::piped());
+        let input = if contender.order == Order::EndOfInput { Stdio::piped() } else { Stdio::null() };
+        command.process_group(0).stdin(input).stdout(Stdio::piped());
         let mut top = command.spawn().with_context(|| format!("could not start {}", contender.name))?;
         let top_held = Held::open(i32::try_from(top.id())?)?;
         let pids = read_pids(&mut top);
-        let mut tree = Self {
-            top,
-            top_held,
-            is_bare: contender.prefix.is_empty(),
-            members: Vec::new(),
-            others: Vec::new(),
-        };
+        let mut tree =
+            Self { top, top_held, order: contender.order, members: Vec::new(), others: Vec::new() };
         for pid in pids.with_context(|| format!("{} did not start the command", contender.name))? {
             tree.members.push(Held::open(pid)?);
         }
@@ -151,13 +169,16 @@ impl Tree {
         Ok((dead, gone))
     }
 
-    fn terminate(&self) -> Result<()> {
-        if !self.is_bare {
-            self.top_held.signal(Signal::TERM);
-            return Ok(());
+    fn terminate(&mut self) -> Result<()> {
+        match self.order {
+            Order::Term => self.top_held.signal(Signal::TERM),
+            Order::EndOfInput => drop(self.top.stdin.take()),
+            Order::Group => {
+                let group = Pid::from_raw(self.top_held.pid).context("a process number is positive")?;
+                kill_process_group(group, Signal::TERM).context("could not signal the group")?;
+            }
         }
-        let group = Pid::from_raw(self.top_held.pid).context("a process number is positive")?;
-        kill_process_group(group, Signal::TERM).context("could not signal the group")
+        Ok(())
     }
 }
 
