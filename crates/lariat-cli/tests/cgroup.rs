@@ -1,28 +1,9 @@
 //! Containment by cgroup, from outside: what it adds to descent, and what happens where it cannot be had.
 
 use lariat_testkit::census::{self, Seen};
-use lariat_testkit::{Arena, Containment, Facts, PATIENCE, Running, Stack, fixture, needs, wait_until};
+use lariat_testkit::{Arena, Containment, Facts, PATIENCE, Running, Stack, fixture, wait_until};
 
 const LARIAT: &str = env!("CARGO_BIN_EXE_lariat");
-
-/// Opens an arena with a boundary, or leaves the test out where the tests may have none.
-fn bounded() -> Option<Arena> {
-    let arena = Arena::with(Containment::Cgroup);
-    if arena.boundary().is_none() {
-        needs::skip_as_user("no cgroup directory can be made here");
-        return None;
-    }
-    Some(arena)
-}
-
-macro_rules! bounded {
-    () => {
-        match bounded() {
-            Some(arena) => arena,
-            None => return,
-        }
-    };
-}
 
 fn stack(arena: &Arena, kind: &str, args: &str, more: &str) -> (Stack, Facts) {
     let facts = arena.facts("f");
@@ -49,7 +30,7 @@ fn inner(arena: &Arena) -> usize {
 
 #[test]
 fn every_start_has_a_directory_and_none_is_left() {
-    let arena = bounded!();
+    let Some(arena) = Arena::bounded() else { return };
     let (stack, facts) = stack(&arena, "new-session", "", "");
     let up = stack.up(&arena);
     facts.wait_for("ready");
@@ -70,7 +51,7 @@ fn every_start_has_a_directory_and_none_is_left() {
 fn whom_nothing_else_tells_is_found_after_every_lariat_process_was_killed() {
     // No name, no environment, no descriptors, a session and a parent of its own: under descent alone it could only be
     // guessed. In the directory it is certain.
-    let arena = bounded!();
+    let Some(arena) = Arena::bounded() else { return };
     let (stack, facts) = stack(&arena, "disguised", "--manner stubborn", "stop = { grace = '200ms' }");
     let up = stack.up(&arena);
     facts.wait_for("ready");
@@ -103,7 +84,7 @@ fn descent_alone_does_not_find_the_disguised() {
 
 #[test]
 fn a_keepers_death_ends_the_service_and_its_directory() {
-    let arena = bounded!();
+    let Some(arena) = Arena::bounded() else { return };
     let (stack, facts) = stack(&arena, "disguised", "--manner stubborn", "stop = { grace = '200ms' }");
     let up = stack.up(&arena);
     facts.wait_for("ready");
@@ -115,7 +96,7 @@ fn a_keepers_death_ends_the_service_and_its_directory() {
 
 #[test]
 fn who_is_moved_in_from_outside_ends_with_the_service() {
-    let arena = bounded!();
+    let Some(arena) = Arena::bounded() else { return };
     let facts = arena.facts("f");
     let run = arena
         .command(LARIAT)
@@ -137,7 +118,7 @@ fn who_is_moved_in_from_outside_ends_with_the_service() {
 
 #[test]
 fn who_moves_out_is_ended_by_descent() {
-    let arena = bounded!();
+    let Some(arena) = Arena::bounded() else { return };
     let outside = arena.boundary().expect("it is there").path().join("cgroup.procs");
     let script = format!(
         "(trap '' TERM; echo 0 > {}; setsid sleep 600 & exec sleep 600) & echo on; wait",
@@ -162,7 +143,7 @@ fn who_moves_out_is_ended_by_descent() {
 #[test]
 fn the_frozen_are_thawed_to_hear_of_the_stop() {
     for below in ["", "mine/inner"] {
-        let arena = bounded!();
+        let Some(arena) = Arena::bounded() else { return };
         let facts = arena.facts("f");
         let command = arena.command(LARIAT).args(["run", "--grace", "20s", "--", fixture::path(), "alone"]);
         let run = command.args(["--manner", "graceful"]).facts(&facts).own_session().start();
@@ -189,7 +170,7 @@ fn the_frozen_are_thawed_to_hear_of_the_stop() {
 
 #[test]
 fn the_frozen_are_thawed_after_every_lariat_process_was_killed() {
-    let arena = bounded!();
+    let Some(arena) = Arena::bounded() else { return };
     let (stack, facts) = stack(&arena, "alone", "--manner graceful", "stop = { grace = '20s' }");
     let up = stack.up(&arena);
     facts.wait_for("ready");
@@ -235,7 +216,7 @@ fn what_cannot_be_had_is_said_only_where_it_was_asked_for() {
 #[test]
 fn an_ordinary_user_with_a_delegated_directory_has_it_too() {
     // As in a desktop's terminal: the directory is the user's, and so are those below.
-    let arena = bounded!();
+    let Some(arena) = Arena::bounded() else { return };
     if !lariat_testkit::is_root() {
         // The directory of the tests is a delegated one already.
         return;

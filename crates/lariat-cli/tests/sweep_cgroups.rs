@@ -12,17 +12,7 @@ use crash::{
     LARIAT, User, at_runtime, crash, is_alive, kill_at_once, lariat, names, project, said, wait_records,
 };
 use lariat_testkit::census::{self, Seen};
-use lariat_testkit::{Arena, Command, Containment, Facts, PATIENCE, Running, fixture, needs, wait_until};
-
-/// Opens an arena with a boundary, or leaves the test out where the tests may have none.
-fn bounded() -> Option<Arena> {
-    let arena = Arena::with(Containment::Cgroup);
-    if arena.boundary().is_none() {
-        needs::skip_as_user("no cgroup directory can be made here");
-        return None;
-    }
-    Some(arena)
-}
+use lariat_testkit::{Arena, Command, Facts, PATIENCE, Running, fixture, wait_until};
 
 fn inner(arena: &Arena) -> Vec<PathBuf> {
     let mut inner = arena.boundary().expect("it is there").inner();
@@ -61,7 +51,7 @@ const TREES: [&[&str]; 3] = [
 #[test]
 fn a_commands_directory_is_found_by_its_record_wherever_the_sweep_is() {
     for tree in TREES {
-        let Some(arena) = bounded() else { return };
+        let Some(arena) = Arena::bounded() else { return };
         let (dead, living) = (arena.facts("dead"), arena.facts("living"));
         let running = run(&arena, &dead, tree);
         wait_records(&arena, 1);
@@ -104,7 +94,7 @@ fn a_commands_directory_is_found_by_its_record_wherever_the_sweep_is() {
 fn a_stacks_directories_are_removed_by_whichever_command_comes_next() {
     for next in [&["sweep", "--yes"][..], &["down", "--yes"], &["up", "--yes"]] {
         for is_deserted in [true, false] {
-            let Some(arena) = bounded() else { return };
+            let Some(arena) = Arena::bounded() else { return };
             let (stack, facts) = project(&arena, "project", "disguised", "--manner stubborn");
             let up = stack.up(&arena);
             facts.wait_for("ready");
@@ -135,7 +125,7 @@ fn a_stacks_directories_are_removed_by_whichever_command_comes_next() {
 /// A run that is alive, started from within one that is over, is in its cgroup: that must not be killed at one stroke.
 #[test]
 fn a_stack_that_was_started_within_a_dead_run_lives_on() {
-    let Some(arena) = bounded() else { return };
+    let Some(arena) = Arena::bounded() else { return };
     let (stack, facts) = project(&arena, "project", "daemon", "");
     let script =
         format!("trap '' TERM; cd {}; {LARIAT} up --yes & sleep 60 & wait; wait", stack.dir().display());
@@ -168,7 +158,7 @@ fn within(outer: &Running) -> (Seen, Seen) {
 /// The shell that somebody types `lariat sweep` into may itself be what a dead run left.
 #[test]
 fn a_sweep_from_within_a_dead_run_does_not_end_itself() {
-    let Some(arena) = bounded() else { return };
+    let Some(arena) = Arena::bounded() else { return };
     let facts = arena.facts("f");
     let line = fixture::line("disguised", &facts, "--manner stubborn").replacen("exec ", "", 1);
     let script = format!(
@@ -221,7 +211,7 @@ fn from_within(arena: &Arena, user: User, args: &[&str]) -> Command {
 #[test]
 fn what_no_record_knows_is_found_by_its_directory() {
     let Some(user) = User::take() else { return };
-    let Some(arena) = bounded() else { return };
+    let Some(arena) = Arena::bounded() else { return };
     let (lost, living) = (arena.facts("lost"), arena.facts("living"));
     fs::create_dir(arena.dir().join("elsewhere")).expect("it is ours");
     delegate(&arena, user);
@@ -282,7 +272,7 @@ fn what_no_record_knows_is_found_by_its_directory() {
 fn runs_that_begin_beside_sweeps_lose_nothing() {
     const RUNS: usize = 40;
     let Some(user) = User::take() else { return };
-    let Some(arena) = bounded() else { return };
+    let Some(arena) = Arena::bounded() else { return };
     delegate(&arena, user);
     let script = format!("i=0; while [ $i -lt {RUNS} ]; do i=$((i+1)); {LARIAT} run -- true || exit; done");
     let entrance = arena.boundary().expect("it is there").path().join("cgroup.procs");

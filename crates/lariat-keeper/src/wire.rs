@@ -32,8 +32,6 @@ pub struct Plan {
     pub run: String,
     /// A file that is removed once the containment is empty, if the supervisor is not there to do it.
     pub record: Option<CString>,
-    /// Whose death the keeper takes as the order to stop.
-    pub supervisor: Identity,
     /// The leader's argument vector; never empty.
     pub argv: Vec<CString>,
     /// The leader's whole environment, `NAME=value` each.
@@ -312,7 +310,7 @@ impl Plan {
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         let mut w = Writer::default();
-        w.bytes(self.label.as_bytes()).bytes(self.run.as_bytes()).identity(self.supervisor);
+        w.bytes(self.label.as_bytes()).bytes(self.run.as_bytes());
         w.bool(self.record.is_some()).bytes(self.record.as_deref().unwrap_or_default().to_bytes());
         w.texts(&self.argv).texts(&self.env);
         w.bool(self.dir.is_some()).bytes(self.dir.as_deref().unwrap_or_default().to_bytes());
@@ -331,7 +329,6 @@ impl Plan {
         let plan = Self {
             label: r.string()?,
             run: r.string()?,
-            supervisor: r.identity()?,
             record: r.optional_text()?,
             argv: r.texts()?,
             env: r.texts()?,

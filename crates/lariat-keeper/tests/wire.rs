@@ -102,11 +102,10 @@ fn plan() -> impl Strategy<Value = Plan> {
         (signal(), scope, duration()).prop_map(|(signal, scope, grace)| StopPlan { signal, scope, grace });
     let texts = (".*", ".*", prop::collection::vec(text(), 1..5), prop::collection::vec(text(), 0..9));
     let sets = (any::<u64>(), any::<u64>());
-    (texts, proptest::option::of(text()), any::<[bool; 4]>(), stop, sets, identity()).prop_map(
-        |((label, run, argv, env), dir, flags, stop, (mask, ignored), supervisor)| Plan {
+    (texts, proptest::option::of(text()), any::<[bool; 4]>(), stop, sets).prop_map(
+        |((label, run, argv, env), dir, flags, stop, (mask, ignored))| Plan {
             label,
             run,
-            supervisor,
             record: dir.clone(),
             argv,
             env,

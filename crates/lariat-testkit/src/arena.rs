@@ -134,6 +134,19 @@ impl Arena {
         Self::with(Containment::wanted())
     }
 
+    /// Makes an arena with a cgroup of its own; `None` where none can be made, which is said.
+    ///
+    /// # Panics
+    /// As [`Self::with`], and where nothing may be skipped.
+    pub fn bounded() -> Option<Self> {
+        let arena = Self::with(Containment::Cgroup);
+        if arena.boundary().is_none() {
+            needs::skip_as_user("no cgroup directory can be made here");
+            return None;
+        }
+        Some(arena)
+    }
+
     /// Opens an arena. This process becomes a child subreaper, so that nothing started in it can get away.
     ///
     /// # Panics

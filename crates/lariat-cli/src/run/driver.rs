@@ -70,7 +70,7 @@ pub(crate) fn run(options: &RunOptions) -> Result<Ended, RunError> {
     process::set_subreaper(true).map_err(own("become a child subreaper"))?;
     let signals = SignalFd::new(heard()).map_err(own("hear signals"))?;
     let (ours, theirs) = sockets::seqpacket_pair().map_err(own("make a socket pair"))?;
-    let plan = plan(options, &before, ties.terminal.is_some(), me);
+    let plan = plan(options, &before, ties.terminal.is_some());
     // Opened here, where it shows our numbers: the keeper may have others.
     let outside = options.is_isolated.then(Outside::open).transpose().map_err(own("open /proc"))?;
     let group = cgroup(options, &plan.label).map_err(own("make a cgroup for the command"))?;
@@ -155,13 +155,12 @@ fn heard() -> SignalSet {
     FAULTS.into_iter().fold(SignalSet::full(), SignalSet::without)
 }
 
-fn plan(options: &RunOptions, before: &Before, has_terminal: bool, me: Identity) -> Plan {
+fn plan(options: &RunOptions, before: &Before, has_terminal: bool) -> Plan {
     let name = options.command.first().map(|c| std::path::Path::new(c).file_name().unwrap_or(c));
     Plan {
         label: name.map(|n| n.to_string_lossy().into_owned()).unwrap_or_default(),
         run: String::new(),
         record: options.ledger.as_ref().map(|ledger| c_string(ledger.path().as_os_str())),
-        supervisor: me,
         argv: options.command.iter().map(|a| c_string(a)).collect(),
         env: environment(options.ledger.as_ref()),
         dir: None,

@@ -182,7 +182,6 @@ fn plan(start: &Start<'_>, port: Option<u16>) -> Result<Plan, String> {
         label: spec.name.to_string(),
         run: start.run.to_owned(),
         record: None,
-        supervisor: Identity::current(),
         argv: argv.iter().map(|argument| text(argument)).collect::<Result<_, _>>()?,
         env: environment(start, port).iter().map(|entry| text(entry)).collect::<Result<_, _>>()?,
         dir: Some(text(spec.dir.as_os_str())?),
