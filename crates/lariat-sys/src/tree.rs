@@ -55,6 +55,7 @@ pub fn walk(root: i32, skip: &[i32], out: &mut Vec<Stat>) -> Result<()> {
 
 /// Does what [`walk`] does, and calls `visit` with each number after it was found and *before* its stat is read: the
 /// place to open a pidfd, which is then the process that was found or an earlier one with its number, never a later.
+/// Where the kernel keeps no children lists, it calls nobody.
 pub fn walk_visiting(root: i32, skip: &[i32], visit: &mut dyn FnMut(i32), out: &mut Vec<Stat>) -> Result<()> {
     if !has_children_lists() {
         return walk_by_scan(root, skip, out);

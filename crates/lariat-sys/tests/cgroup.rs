@@ -109,6 +109,24 @@ fn a_kernel_without_the_kill_file_kills_who_is_frozen() {
 }
 
 #[test]
+fn a_crowd_larger_than_our_descriptors_is_killed_one_by_one() {
+    let place = place!("crowd");
+    // The limit of most logins; it hits no other test, which opens a few.
+    let count = 1100;
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    let lower = rustix::process::Rlimit { current: Some(1024), ..limit };
+    rustix::process::setrlimit(rustix::process::Resource::Nofile, lower).unwrap();
+    let script = format!("i=0; while [ $i -lt {count} ]; do sleep 100 & i=$((i+1)); done; wait");
+    let child = place.start(&script);
+    eventually("the crowd", || place.members().len() > count);
+    let killed = place.group.kill_frozen();
+    rustix::process::setrlimit(rustix::process::Resource::Nofile, limit).unwrap();
+    assert_eq!(killed, Ok(()));
+    assert_eq!(place.group.wait_until_empty(Instant::now() + PATIENCE), Ok(true));
+    assert_eq!(end_of(&child), KILLED);
+}
+
+#[test]
 fn frozen_processes_stand_still_until_they_are_thawed() {
     let place = place!("freeze");
     let directory = tempfile::tempdir().unwrap();

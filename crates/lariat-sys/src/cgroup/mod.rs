@@ -22,6 +22,8 @@ pub mod text;
 
 /// The longest pause between two tries to remove a directory that the kernel still holds.
 const REMOVE_AGAIN: Duration = Duration::from_millis(1);
+/// Members that are held by descriptors at a time: how many there are is their doing, and must not cost us ours.
+const HELD_MAX: usize = 256;
 /// `statfs.f_type` of cgroup v2 (`linux/magic.h`).
 const CGROUP2_SUPER_MAGIC: u64 = 0x6367_7270;
 
@@ -88,8 +90,8 @@ impl Cgroup {
     /// Makes a directory in `parent` and opens it.
     ///
     /// # Errors
-    /// As [`Self::open`] for the parent; [`Errno::EXIST`] if the name is taken, [`Errno::ACCESS`], [`Errno::PERM`] or [`Errno::ROFS`] where we may not,
-    /// [`Errno::AGAIN`] where a limit of descendants is reached.
+    /// As [`Self::open`] for the parent; [`Errno::EXIST`] if the name is taken, [`Errno::ACCESS`], [`Errno::PERM`] or
+    /// [`Errno::ROFS`] where we may not, [`Errno::AGAIN`] where a limit of descendants is reached.
     pub fn create(parent: &Path, name: &str) -> Result<Cgroup> {
         // What is no cgroup gets no directory either.
         let parent = Cgroup::open(parent)?;
@@ -248,16 +250,19 @@ impl Cgroup {
     fn kill_each(&self) -> Result<()> {
         let (mut before, mut after) = (Vec::new(), Vec::new());
         self.members(&mut before)?;
-        let held: Vec<(i32, PidFd)> =
-            before.into_iter().filter_map(|pid| Some((pid, PidFd::open_pid(pid).ok()?))).collect();
-        // HAZARD(pid-reuse): who is listed after its descriptor was opened is the one that the descriptor holds, or that
-        // one is dead.
-        self.members(&mut after)?;
         let mut result = Ok(());
-        for (_, pidfd) in held.iter().filter(|(pid, _)| after.contains(pid)) {
-            match pidfd.signal(Signal::KILL) {
-                Ok(()) | Err(Errno::SRCH) => {}
-                Err(errno) => result = Err(errno),
+        for some in before.chunks(HELD_MAX) {
+            let held: Vec<(i32, PidFd)> =
+                some.iter().filter_map(|pid| Some((*pid, PidFd::open_pid(*pid).ok()?))).collect();
+            // HAZARD(pid-reuse): who is listed after its descriptor was opened is the one that the descriptor holds, or
+            // that one is dead.
+            after.clear();
+            self.members(&mut after)?;
+            for (_, pidfd) in held.iter().filter(|(pid, _)| after.contains(pid)) {
+                match pidfd.signal(Signal::KILL) {
+                    Ok(()) | Err(Errno::SRCH) => {}
+                    Err(errno) => result = Err(errno),
+                }
             }
         }
         result
