@@ -374,8 +374,9 @@ impl Driver {
             match sockets::send(&self.parts.control, packet) {
                 Ok(()) => drop(self.outbox.pop_front()),
                 Err(Errno::AGAIN | Errno::INTR | Errno::NOBUFS) => return,
-                // The pidfd or the next read says that the supervisor is gone; here it only means silence.
-                Err(_) => self.is_connected = false,
+                // Nobody hears it. That the supervisor let go of its end is for the next read to see, which a keeper
+                // that no longer listened here would not make: the supervisor's process may well live on.
+                Err(_) => drop(self.outbox.pop_front()),
             }
         }
     }
@@ -462,4 +463,40 @@ pub(crate) fn now() -> Now {
 pub fn catch_children() -> lariat_sys::Result<SignalFd> {
     lariat_sys::signal::block(SignalSet::full());
     SignalFd::new(SignalSet::empty().with(Signal::CHLD).with(Signal::CONT))
+}
+
+#[cfg(test)]
+mod tests {
+    use lariat_sys::process;
+
+    use super::*;
+    use crate::stop::StopPlan;
+
+    /// A supervisor that lets go of its handle and lives on is seen by the end of the conversation alone.
+    #[test]
+    fn a_word_that_nobody_hears_does_not_hide_the_end_of_the_conversation() {
+        let (ours, control) = sockets::seqpacket_pair().unwrap();
+        let me = Identity::current();
+        let own = PidFd::open_pid(process::pid()).unwrap();
+        let parts = Parts {
+            control,
+            names: Names::new(None, me, &own).unwrap(),
+            supervisor: Some(own),
+            signals: SignalFd::new(SignalSet::empty()).unwrap(),
+            drain: None,
+            ends: None,
+            record: None,
+            cgroup: None,
+            label: String::new(),
+            run: String::new(),
+            is_limited: false,
+        };
+        let plan = StopPlan::default();
+        let mut driver = Driver::new(parts, Machine::new(plan, false, me), me, plan.signal);
+        assert!(!driver.wait(Some(Instant::now())).control, "nothing was said yet");
+        drop(ours);
+        driver.say(Notice::LeaderContinued);
+        assert!(driver.outbox.is_empty(), "nobody is there to hear it");
+        assert!(driver.wait(Some(Instant::now())).control);
+    }
 }
