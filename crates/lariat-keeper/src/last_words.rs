@@ -40,8 +40,8 @@ pub struct LastWords {
 }
 
 impl LastWords {
-    /// Begins. `supervisor` is absent where its death is certain already. Returns nothing if no thread could be had:
-    /// the output stays in the pipe then, and the service may block on it until it is killed.
+    /// Begins. `supervisor` is absent where its death is certain already. Returns nothing if no pipe or thread could be
+    /// had: nobody reads the output then, and once the supervisor is dead too, a service that writes gets SIGPIPE.
     #[must_use]
     pub fn begin(drain: Drain, supervisor: Option<PidFd>) -> Option<Self> {
         let (finished, finish) = files::pipe(4096).ok()?;
