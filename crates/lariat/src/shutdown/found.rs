@@ -95,16 +95,13 @@ impl FoundSet {
     /// Looks by these clues.
     #[must_use]
     pub fn new(clues: Clues) -> Self {
-        let living = Living::default();
-        let (children_but, part, empty_since) = (None, Part::All, None);
-        let delivered = HashSet::new();
         Self {
             clues,
-            living,
-            children_but,
-            part,
-            empty_since,
-            delivered,
+            living: Living::default(),
+            children_but: None,
+            part: Part::All,
+            empty_since: None,
+            delivered: HashSet::new(),
             missed: 0,
             has_missed: false,
             is_thawed: false,
@@ -187,6 +184,8 @@ impl FoundSet {
     /// him. What carries the run's mark alone is known fast enough.
     fn snipe(&self) {
         let mut in_vain = 0;
+        // Whoever sweeps from a shell that the run left carries the mark, and so does that shell.
+        let own_line: BTreeSet<i32> = own_line().collect();
         for _ in 0..SNIPES_MAX {
             let mut is_found = false;
             for (pid, process) in newborn() {
@@ -196,7 +195,7 @@ impl FoundSet {
                 let is_ours = self.clues.has_mark
                     && mark.as_ref().is_some_and(|mark| mark.run == self.clues.run.as_str())
                     && procfs::uid(pid).ok().flatten() == Some(process::effective_user())
-                    && pid != process::pid()
+                    && !own_line.contains(&pid)
                     && !self.clues.spared.iter().any(|spared| spared.pid == pid)
                     && !self.living.own.iter().any(|own| own.pid == pid);
                 if is_ours {
@@ -566,5 +565,27 @@ mod tests {
         assert!(end.told >= 2 && end.killed >= 1, "{end:?}");
         assert!(set.look().certain.is_empty());
         assert!(stranger.identity().is_alive());
+    }
+
+    const SNIPING: &str = "LARIAT_TEST_SNIPES";
+
+    /// The sweep of the next test. It is this test program again; without its variable, this test does nothing.
+    #[test]
+    fn sniping_process() {
+        let Ok(run) = std::env::var(SNIPING) else { return };
+        FoundSet::new(Clues::mark_only(RunId::try_from(run).unwrap())).snipe();
+    }
+
+    #[test]
+    fn the_shell_that_a_sweep_is_called_from_is_no_target_though_it_carries_the_mark() {
+        let run = RunId::new_random().unwrap();
+        // A bystander with the mark is the control: killed, its code is 137.
+        let script = "sleep 100 & \"$0\" --exact --quiet shutdown::found::tests::sniping_process > /dev/null; wait $!; \
+            echo $?";
+        let mut command = Command::new("sh");
+        command.args(["-c", script]).arg(std::env::current_exe().unwrap());
+        command.env("LARIAT_RUN", run.as_str()).env(SNIPING, run.as_str());
+        let output = command.output().unwrap();
+        assert_eq!(String::from_utf8_lossy(&output.stdout), "137\n", "{output:?}");
     }
 }
