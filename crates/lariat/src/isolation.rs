@@ -156,8 +156,9 @@ fn covered(facts: &Facts) -> Option<String> {
     };
     let sentence = || {
         format!(
-            "{}{more} of /proc are covered, as in a container: run it with `--security-opt systempaths=unconfined`",
-            named.join(", ")
+            "{}{more} {} covered, as in a container: run it with `--security-opt systempaths=unconfined`",
+            named.join(", "),
+            if facts.covered.len() == 1 { "is" } else { "are" }
         )
     };
     (!named.is_empty()).then(sentence)
@@ -236,7 +237,9 @@ mod tests {
     #[test]
     fn covered_parts_are_counted() {
         let text = said(SpawnStep::MountProc, Errno::PERM, &hostile());
-        assert!(text.contains("/proc/sys, /proc/kcore and 1 more of /proc are covered"), "{text}");
+        assert!(text.contains("/proc/sys, /proc/kcore and 1 more are covered"), "{text}");
+        let one = Facts { covered: vec!["/proc/kcore".to_owned()], ..hostile() };
+        assert!(said(SpawnStep::MountProc, Errno::PERM, &one).contains("/proc/kcore is covered"));
     }
 
     #[test]
