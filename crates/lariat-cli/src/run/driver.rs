@@ -73,12 +73,13 @@ pub(crate) fn run(options: &RunOptions) -> Result<Ended, RunError> {
     let plan = plan(options, &before, ties.terminal.is_some());
     // Opened here, where it shows our numbers: the keeper may have others.
     let outside = options.is_isolated.then(Outside::open).transpose().map_err(own("open /proc"))?;
+    let us = PidFd::open(me).map_err(own("open ourselves"))?;
+    // From here on whatever fails has to remove it.
     let group = cgroup(options, &plan.label).map_err(own("make a cgroup for the command"))?;
     let mut notes = Vec::new();
     let is_limited = limit(options, group.as_ref(), &mut notes);
     let plan = Plan { is_limited, ..plan };
     let (stop, shares_group) = (plan.stop, !plan.has_session);
-    let us = PidFd::open(me).map_err(own("open ourselves"))?;
     let forked = fork_keeper(options).inspect_err(|_| group.iter().for_each(cgroup::remove))?;
     let Some(child) = forked else {
         // The keeper. What it does not need must not outlive us in it.

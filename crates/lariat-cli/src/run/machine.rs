@@ -7,7 +7,7 @@
 //! |---|---|---|---|---|
 //! | `Going` | nothing, but the plan if the command ignores it or it is the third within a second | the plan | the plan | the plan |
 //! | `Stopping` | kill | kill, if a second has passed since the last that counted | nothing | nothing |
-//! | `Lingering` (stragglers only) | kill | kill | nothing | nothing |
+//! | `Lingering` (stragglers only) | kill | kill, if a second has passed since the last that was typed | nothing | nothing |
 //! | `Killing` | leave | leave, if a second has passed | nothing | nothing |
 
 use std::time::{Duration, Instant};
