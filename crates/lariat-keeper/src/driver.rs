@@ -84,7 +84,6 @@ pub struct Driver {
     is_leader_reaped: bool,
     last_words: Option<LastWords>,
     is_alone: bool,
-    is_connected: bool,
     outbox: VecDeque<Vec<u8>>,
     reap_at: Option<Instant>,
     reap_earliest: Instant,
@@ -110,7 +109,6 @@ impl Driver {
             is_leader_reaped: false,
             last_words: None,
             is_alone: false,
-            is_connected: true,
             outbox: VecDeque::new(),
             // The leader may be gone already.
             reap_at: Some(Instant::now()),
@@ -173,7 +171,7 @@ impl Driver {
             if self.outbox.is_empty() { PollFlags::IN } else { PollFlags::IN | PollFlags::OUT };
         let mut fds = vec![PollFd::new(&self.parts.signals, PollFlags::IN)];
         let mut index = [None; 3];
-        if self.is_connected {
+        if !self.is_alone {
             index[0] = Some(fds.len());
             fds.push(PollFd::new(&self.parts.control, control_flags));
         }
@@ -240,7 +238,7 @@ impl Driver {
     fn read_orders(&mut self) -> Option<End> {
         self.flush();
         let mut packet = [0; PACKET_MAX];
-        while self.is_connected {
+        while !self.is_alone {
             match sockets::recv(&self.parts.control, &mut packet) {
                 Ok(0) => return self.supervisor_gone(),
                 // A packet that is no order can only come from a bug of ours; there is nobody to tell but the
@@ -271,7 +269,6 @@ impl Driver {
     /// Takes over what the supervisor did.
     fn go_on_alone(&mut self) {
         self.is_alone = true;
-        self.is_connected = false;
         self.outbox.clear();
         if let Some(drain) = self.parts.drain.take() {
             self.last_words = LastWords::begin(drain, self.parts.supervisor.take());
@@ -363,14 +360,14 @@ impl Driver {
         if let Notice::Left { named } = notice {
             self.left.push(named);
         }
-        if self.is_connected && (self.outbox.len() < OUTBOX_MAX || matches!(notice, Notice::Ended(_))) {
+        if !self.is_alone && (self.outbox.len() < OUTBOX_MAX || matches!(notice, Notice::Ended(_))) {
             self.outbox.push_back(notice.encode());
             self.flush();
         }
     }
 
     fn flush(&mut self) {
-        while let (Some(packet), true) = (self.outbox.front(), self.is_connected) {
+        while let (Some(packet), true) = (self.outbox.front(), !self.is_alone) {
             match sockets::send(&self.parts.control, packet) {
                 Ok(()) => drop(self.outbox.pop_front()),
                 Err(Errno::AGAIN | Errno::INTR | Errno::NOBUFS) => return,
@@ -409,7 +406,7 @@ impl Driver {
         }
         self.say(Notice::Ended(end));
         let deadline = Instant::now() + LAST_WORD_WITHIN;
-        while !self.outbox.is_empty() && self.is_connected && Instant::now() < deadline {
+        while !self.outbox.is_empty() && !self.is_alone && Instant::now() < deadline {
             let mut fds = [PollFd::new(&self.parts.control, PollFlags::OUT)];
             let _ = poll::poll(&mut fds, Some(deadline));
             self.flush();
