@@ -74,7 +74,6 @@ pub(crate) fn run(options: &RunOptions) -> Result<Ended, RunError> {
     // Opened here, where it shows our numbers: the keeper may have others.
     let outside = options.is_isolated.then(Outside::open).transpose().map_err(own("open /proc"))?;
     let us = PidFd::open(me).map_err(own("open ourselves"))?;
-    // From here on whatever fails has to remove it.
     let group = cgroup(options, &plan.label).map_err(own("make a cgroup for the command"))?;
     let mut notes = Vec::new();
     let is_limited = limit(options, group.as_ref(), &mut notes);
