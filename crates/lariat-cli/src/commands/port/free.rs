@@ -127,7 +127,7 @@ fn why_spared(found: &Found, process: &HolderProcess) -> Option<Why> {
     match found.standing(process) {
         Standing::Marked { run, service } => {
             let life = found.lives.get(&run)?;
-            let how = Some(to_stop(life)?);
+            let how = to_stop(life)?;
             let service =
                 service.map(|name| format!("service `{}` of ", harmless(&name))).unwrap_or_default();
             let what = format!("{service}run {run}, which {}", show::in_words(life));
@@ -140,15 +140,17 @@ fn why_spared(found: &Found, process: &HolderProcess) -> Option<Why> {
     }
 }
 
-/// Returns how to stop a service of a live run; `None` for one that is over.
-fn to_stop(life: &Life) -> Option<String> {
-    Some(match life {
+/// Returns how to stop a service of a live run, signals by hand where there is no better way; `None` for one that is over.
+fn to_stop(life: &Life) -> Option<Option<String>> {
+    let how = match life {
         Life::Over { .. } => return None,
+        Life::Unanswered { .. } => return Some(None),
         Life::Stack { .. } => "there: `lariat stop SERVICE`, or `lariat down` for all of it".into(),
         Life::Finishing { .. } => "there: `lariat down` waits for them".into(),
         Life::Command { guard } => format!("by hand: kill {guard}"),
         Life::Kept { keeper } => format!("its supervisor is above process {keeper}: end that one"),
-    })
+    };
+    Some(Some(how))
 }
 
 fn init(user: u32, process: &HolderProcess) -> Why {

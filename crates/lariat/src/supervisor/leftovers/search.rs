@@ -73,7 +73,7 @@ pub fn search(
     deadline: Instant,
     cancel: Option<BorrowedFd<'_>>,
 ) -> Result<Search, SearchError> {
-    let found = look(request)?;
+    let (found, deaf) = look(request, &BTreeSet::new())?;
     let places = found.places_to_lock();
     if !request.takes || places.is_empty() {
         return Ok(found);
@@ -81,11 +81,12 @@ pub fn search(
     // Nothing is held while another sweep is waited for. What it has ended meanwhile is not there any more.
     drop(found);
     let locks = lock_user(request.dirs, &places, deadline, cancel)?;
-    Ok(Search { locks, ..look(request)? })
+    Ok(Search { locks, ..look(request, &deaf)?.0 })
 }
 
-fn look(request: &Request<'_>) -> Result<Search, SearchError> {
-    let mut runs = Runs::read(request.dirs);
+/// Returns what was found, and which projects do not answer. Those of which that is known are not asked.
+fn look(request: &Request<'_>, deaf: &BTreeSet<PathBuf>) -> Result<(Search, BTreeSet<PathBuf>), SearchError> {
+    let mut runs = Runs::read_beside(request.dirs, deaf);
     let mut snapshot = Snapshot::take(&runs.living()).map_err(SearchError::Processes)?;
     runs.complete(&snapshot, request.cgroup_bases);
     runs.add_strays(&snapshot, request.cgroup_bases);
@@ -108,7 +109,7 @@ fn look(request: &Request<'_>) -> Result<Search, SearchError> {
     if let Some(project) = request.project.filter(|_| !request.patterns.is_empty()) {
         search.add_strays(project, request.patterns, &mut snapshot);
     }
-    Ok(search)
+    Ok((search, runs.deaf))
 }
 
 /// Why there was no search.
@@ -145,7 +146,8 @@ fn lock_user(
 /// The projects whose ledgers are to be looked at.
 fn roots(request: &Request<'_>, runs: &Runs) -> BTreeSet<PathBuf> {
     let listed = runs.listed.iter().filter(|_| request.is_all).map(|entry| entry.root.clone());
-    listed.chain(request.project.map(Path::to_owned)).collect()
+    let wanted = listed.chain(request.project.map(Path::to_owned));
+    wanted.filter(|root| !runs.deaf.contains(root)).collect()
 }
 
 fn is_wanted(request: &Request<'_>, known: &KnownRun) -> bool {
@@ -220,7 +222,9 @@ impl Search {
             }
             State::Unknown => {
                 let why = known.note.clone().unwrap_or_default();
-                self.notes.push(format!("run {} was left alone: {why}", known.run));
+                let dir = known.dir.as_ref().map(|dir| format!(" of {}", dir.display())).unwrap_or_default();
+                let text = format!("run {}{dir} was left alone: {why}", known.run);
+                if runs.is_unanswered(known) { self.troubles.push(text) } else { self.notes.push(text) }
             }
             State::Ended | State::Crashed => {
                 let clues = known.clues.clone().unwrap_or_else(|| Clues::mark_only(known.run.clone()));
