@@ -22,7 +22,7 @@ use crate::ledger::recover::{Clues, Found};
 use crate::ledger::store::{self, Loaded};
 use crate::ledger::{LedgerError, StateDir, answers};
 use crate::ports::{self, Holder, HolderProcess, PortError};
-use crate::shutdown::found::{Ended, FoundSet, end_all};
+use crate::shutdown::found::{Ended, FoundSet, Pace, end_all};
 
 /// How long a lock that somebody only looks at is waited for.
 const LOCK_WITHIN: Duration = Duration::from_millis(250);
@@ -276,10 +276,17 @@ impl Leftover {
 
     /// Ends them: each service by its own stop signal and grace period as the ledger has them; by TERM and `grace` where it
     /// does not say. Blocks as [`end_all`] does.
-    pub fn end(&self, grace: Duration, hurry: impl FnMut() -> bool) -> End {
+    pub fn end(&self, grace: Duration, pace: impl FnMut() -> Pace) -> End {
         let ending =
             |(service, set): (Option<String>, FoundSet)| Ending::new(set, self.plan(service, grace), None);
-        Ended::sum(end_all(self.sets().into_iter().map(ending).collect(), hurry)).end
+        Ended::sum(end_all(self.sets().into_iter().map(ending).collect(), pace)).end
+    }
+
+    /// Returns the longest grace period that somebody of them has; `grace` where the ledger does not say.
+    #[must_use]
+    pub fn longest_grace(&self, grace: Duration) -> Duration {
+        let services = self.sets().into_iter().map(|(service, _)| service);
+        services.map(|service| self.plan(service, grace).grace).max().unwrap_or(grace)
     }
 
     fn sets(&self) -> Vec<(Option<String>, FoundSet)> {

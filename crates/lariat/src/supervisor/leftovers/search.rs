@@ -17,7 +17,7 @@ use crate::ledger::lock::{DirectoryLock, LockWait};
 use crate::ledger::record::RunId;
 use crate::ledger::recover::patterns::CommandPattern;
 use crate::ledger::recover::{self, Clues, Findings, Reach, Snapshot};
-use crate::shutdown::found::{Ended, FoundSet, end_all};
+use crate::shutdown::found::{Ended, FoundSet, Pace, end_all};
 
 /// A socket that nobody listens on and that is younger than this may be in the middle of being made.
 const SOCKET_MADE_WITHIN: Duration = Duration::from_secs(2);
@@ -333,9 +333,9 @@ impl Search {
     /// Ends what is certain in all groups, side by side, each by its own stop signal and grace period where these are
     /// known, else by TERM and `grace`; without any grace period where `is_forced`.
     ///
-    /// Blocks until nobody is left, or nothing helps any more: the longest grace period and fifteen seconds at most. When
-    /// `hurry` says so, the grace periods are over.
-    pub fn end(&mut self, grace: Duration, is_forced: bool, hurry: impl FnMut() -> bool) {
+    /// Blocks until nobody is left, or nothing helps any more: the longest grace period and fifteen seconds at most; or
+    /// until `pace`, which is asked every few milliseconds, wants it otherwise.
+    pub fn end(&mut self, grace: Duration, is_forced: bool, pace: impl FnMut() -> Pace) {
         let began = Instant::now();
         let (mut owners, mut sets) = (Vec::new(), Vec::new());
         for (place, leftover) in self.leftovers.iter().enumerate() {
@@ -345,7 +345,7 @@ impl Search {
                 sets.extend(endings);
             }
         }
-        let done = end_all(sets, hurry);
+        let done = end_all(sets, pace);
         let took = began.elapsed();
         for (place, leftover) in self.leftovers.iter_mut().enumerate() {
             let own: Vec<Ended> = owners
@@ -358,6 +358,13 @@ impl Search {
                 leftover.ended(Ended::sum(own), took);
             }
         }
+    }
+
+    /// Returns the longest grace period that [`Self::end`] gives to somebody.
+    #[must_use]
+    pub fn longest_grace(&self, grace: Duration, is_forced: bool) -> Duration {
+        let somebody = self.leftovers.iter().filter(|leftover| !is_forced && !leftover.certain().is_empty());
+        somebody.map(|leftover| leftover.grace().unwrap_or(grace)).max().unwrap_or_default()
     }
 
     /// Closes the books of every group of which nothing is left, and says how each came out. What is only possibly a
