@@ -67,6 +67,8 @@ pub struct KnownRun {
     pub inside: Option<RunId>,
     /// How it is.
     pub state: State,
+    /// All that is known of it are cgroup directories in which nobody is.
+    pub is_deserted: bool,
     /// Why that cannot be told, or what else a person should know.
     pub note: Option<String>,
     /// What is known for a search; only of those that did not end by themselves.
@@ -208,7 +210,8 @@ impl Runs {
             let Some(run) = RunId::try_from(run).ok().filter(|_| !is_known) else { continue };
             let eldest = directories.eldest_in(run.as_str());
             let dir = eldest.and_then(|eldest| procfs::cwd(eldest.pid).ok().flatten());
-            self.known.push(lost_run(run, dir, &directories.bases));
+            let is_deserted = eldest.is_none();
+            self.known.push(KnownRun { is_deserted, ..lost_run(run, dir, &directories.bases) });
         }
     }
 
@@ -287,6 +290,7 @@ fn known(run: RunId, kind: Kind) -> KnownRun {
         keepers: Vec::new(),
         inside: None,
         state: State::Unknown,
+        is_deserted: false,
         note: None,
         clues: None,
     }

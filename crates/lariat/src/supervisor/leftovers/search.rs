@@ -157,6 +157,8 @@ fn is_wanted(request: &Request<'_>, known: &KnownRun) -> bool {
         || match known.kind {
             // A project below this one is its own.
             Kind::Stack(_) => known.dir.as_ref().is_some_and(is_at),
+            // Where it was nobody can say any more, and nobody can miss it.
+            Kind::Lost if known.is_deserted => true,
             _ => known.dir.as_ref().is_some_and(is_below),
         }
 }
