@@ -91,7 +91,7 @@ fn the_second_signal_leaves_whoever_does_not_die() {
     let (stack, facts) = crashed(&arena, "reader", &args, "300ms");
     let reader = facts.pid("reader");
     let sweep = stack.lariat(&arena, &["sweep", "--yes"]).start();
-    wait_until("KILL", PATIENCE, || (!is_alive(facts.pid("leader"))).then_some(()));
+    wait_until("KILL", PATIENCE, || sweep.stderr().contains("killing ").then_some(()));
     sweep.signal(libc::SIGINT);
     wait_until("the first", PATIENCE, || sweep.stderr().contains("one more signal").then_some(()));
     sweep.signal(libc::SIGINT);
