@@ -6,10 +6,13 @@
 //! for terminals only, and never without a word that says the same.
 
 use std::io::{self, ErrorKind, IsTerminal, Write};
+use std::os::fd::AsFd;
+use std::time::Instant;
 
 use anstream::ColorChoice;
 use anstyle::{AnsiColor, Style};
 use lariat_config::{Diagnostic, Look, render};
+use lariat_sys::poll::{PollFd, PollFlags, poll};
 use serde::Serialize;
 
 use crate::exit_code::ExitCode;
@@ -58,6 +61,8 @@ pub(crate) struct Output {
     held: Vec<u8>,
     /// The first failure to write. Nothing is written after it.
     broken: Option<ErrorKind>,
+    /// Characters of the line that is shown for a while ([`Output::show_line`]).
+    shown: usize,
 }
 
 /// Output is written out when this much of it is held, in bytes.
@@ -72,6 +77,7 @@ impl Output {
             is_err_styled: is_styled(anstream::AutoStream::choice(&io::stderr())),
             held: Vec::new(),
             broken: None,
+            shown: 0,
         }
     }
 
@@ -95,6 +101,42 @@ impl Output {
         self.write_out();
         // There is no other place to say it.
         let _ = io::stderr().write_all(format!("{text}\n").as_bytes());
+    }
+
+    /// Returns whether standard error is a terminal, on which a line can be written over.
+    pub(crate) fn is_err_terminal(&self) -> bool {
+        io::stderr().is_terminal()
+    }
+
+    /// Shows a line on the terminal in place of the last one shown by this; `None` takes it away. A terminal that takes
+    /// nothing at the moment (Ctrl-S) is not waited for: the line is not shown then. Returns whether it was.
+    pub(crate) fn show_line(&mut self, line: Option<&str>) -> bool {
+        // Room is left for the `^C` that a terminal adds.
+        let room = width(&io::stderr()).saturating_sub(3);
+        let text: String = line.unwrap_or_default().chars().take(room).collect();
+        let shown = text.chars().count();
+        let is_free = takes_more(&io::stderr());
+        if is_free {
+            let clear = match self.is_err_styled {
+                true => "\r\x1b[K".to_owned(),
+                false => format!("\r{}\r", " ".repeat(self.shown)),
+            };
+            // There is no other place to say it.
+            let _ = io::stderr().write_all(format!("{clear}{text}").as_bytes());
+            self.shown = shown;
+        }
+        is_free
+    }
+
+    /// Says something on standard error if that takes it at once, and says whether it did: nothing that is being ended
+    /// waits for a reader.
+    pub(crate) fn try_note(&mut self, text: &str) -> bool {
+        let is_clear = !self.is_err_terminal() || self.show_line(None);
+        let is_free = is_clear && takes_more(&io::stderr());
+        if is_free {
+            self.note(text);
+        }
+        is_free
     }
 
     /// Shows diagnostics on standard error, beside what the command does.
@@ -183,8 +225,15 @@ impl Output {
     }
 }
 
+/// Says whether a line can be written without waiting for whoever takes it.
+fn takes_more(stream: &impl AsFd) -> bool {
+    let mut fds = [PollFd::from_borrowed_fd(stream.as_fd(), PollFlags::OUT)];
+    // Where the kernel cannot tell, nothing is said.
+    poll(&mut fds, Some(Instant::now())).is_ok_and(|ready| ready > 0)
+}
+
 /// Returns the width of a terminal in columns, and 140 for everything else.
-fn width(stream: &(impl IsTerminal + std::os::fd::AsFd)) -> usize {
+fn width(stream: &(impl IsTerminal + AsFd)) -> usize {
     let size = if stream.is_terminal() { rustix::termios::tcgetwinsize(stream).ok() } else { None };
     size.map(|size| usize::from(size.ws_col)).filter(|columns| *columns > 0).unwrap_or(Look::default().width)
 }

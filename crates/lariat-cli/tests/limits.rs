@@ -226,14 +226,17 @@ fn what_cannot_be_limited_is_said_and_started_all_the_same() {
     let arena = Arena::with(Containment::Lineage);
     let ended =
         run(&arena, &["--memory", "64MiB", "--processes=5", "--cpu", "1.5"], "exit 3").run().expect(3);
-    let expected = "not limited (memory 64 MiB, 5 processes, 1.5 cpu): there is no cgroup for it here";
+    let expected =
+        "not limited (memory 64 MiB, 5 processes, 1.5 cpu): LARIAT_CONTAINMENT asks for descent alone";
     assert!(ended.err().contains(expected), "{ended:?}");
-    assert!(ended.err().contains("hint: `systemd-run --user --scope -p Delegate=yes"), "{ended:?}");
+    assert!(ended.err().contains("hint: without LARIAT_CONTAINMENT"), "{ended:?}");
+    let auto = run(&arena, &["--cpu", "1.5"], "exit 3").env("LARIAT_CONTAINMENT", "auto").run().expect(3);
+    assert!(!auto.err().contains("LARIAT_CONTAINMENT"), "nobody chose it: {auto:?}");
     let toml = "[service.web]\nrun = 'true'\nlimits = { cpu = 0.5 }\n[service.db]\nrun = 'true'\n";
     let stack = Stack::new(&arena, LARIAT, "project", toml);
     let ended = stack.run(&arena, &["up", "--yes"]).expect(0);
     let said = ended.out() + &ended.err();
-    assert!(said.contains("the limits of web are not applied: there is no cgroup"), "{said}");
+    assert!(said.contains("the limits of web are not applied: LARIAT_CONTAINMENT asks"), "{said}");
     let checked = stack.run(&arena, &["check"]).expect(0);
     assert!(checked.out().contains("at most 0.5 cpu"), "{checked:?}");
     let data = stack.run(&arena, &["check", "--json"]).expect(0).out();

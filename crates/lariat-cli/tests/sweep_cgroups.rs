@@ -90,6 +90,29 @@ fn a_commands_directory_is_found_by_its_record_wherever_the_sweep_is() {
     }
 }
 
+/// The kernel ends all of it with its keeper; a name in the hierarchy stays.
+#[test]
+fn an_isolated_commands_directory_is_removed_by_the_next_sweep_there() {
+    let Some(arena) = bounded() else { return };
+    if !arena.has_pid_namespaces() {
+        return;
+    }
+    let facts = arena.facts("f");
+    let words = ["run", "--isolate", "--grace", "300ms", "--", fixture::path(), "new-session"];
+    let running = lariat(&arena, &words).args(["--manner", "stubborn"]).facts(&facts).start();
+    facts.wait_for("ready");
+    wait_records(&arena, 1);
+    let left = inner(&arena);
+    assert_eq!(left.len(), 1);
+    kill_at_once(&lariats(&running));
+    running.wait();
+    arena.wait_until_empty(PATIENCE);
+    assert_eq!(inner(&arena), left, "the negative control");
+    let swept = lariat(&arena, &["sweep", "--yes"]).run().expect(0);
+    assert!(inner(&arena).is_empty() && at_runtime(&arena).is_empty(), "{}", said(&swept));
+    arena.finish();
+}
+
 #[test]
 fn a_stacks_directories_are_removed_by_whichever_command_comes_next() {
     for next in [&["sweep", "--yes"][..], &["down", "--yes"], &["up", "--yes"]] {
@@ -247,18 +270,25 @@ fn what_no_record_knows_is_found_by_its_directory() {
     let sweep = |args: &[&str]| user.runs(lariat(&arena, args)).run().expect(0);
     let disguised = lost.pid("disguised");
     let elsewhere = arena.dir().join("elsewhere");
-    user.runs(lariat(&arena, &["sweep", "--yes"]).dir(&elsewhere)).run().expect(0);
-    assert!(is_alive(disguised) && left.iter().all(|path| path.exists()), "only `--all` is about all");
+    let has_members =
+        |path: &&PathBuf| !fs::read_to_string(path.join("cgroup.procs")).unwrap_or_default().is_empty();
+    let (left, empty): (Vec<&PathBuf>, Vec<&PathBuf>) = left.iter().partition(has_members);
+    let left: Vec<PathBuf> = left.into_iter().cloned().collect();
+    assert_eq!((left.len(), empty.len()), (1, 1));
+    // What nobody is in is removed by any sweep; whoever is in one is of a place.
+    let here = user.runs(lariat(&arena, &["sweep", "--yes"]).dir(&elsewhere)).run().expect(0);
+    assert!(is_alive(disguised) && left[0].exists(), "only `--all` is about all");
+    assert!(!empty[0].exists() && said(&here).contains("removed 1 cgroup directory"), "{}", said(&here));
     let dry = sweep(&["sweep", "--all", "--dry-run"]);
     names(&dry.out(), &[disguised]);
     shows(&dry.out(), &left);
     assert!(dry.out().contains("it is in the cgroup of a run that is over"), "{}", dry.out());
     assert!(!dry.out().contains(&living.pid("disguised").to_string()), "{}", dry.out());
-    assert_eq!(inner(&arena).len(), 4, "a dry run removed one");
+    assert_eq!(inner(&arena).len(), 3, "a dry run removed one");
     let swept = sweep(&["sweep", "--all", "--yes", "--possible"]);
     assert!(!is_alive(disguised), "{}", said(&swept));
     assert!(left.iter().all(|path| !path.exists()), "{}", said(&swept));
-    assert!(said(&swept).contains("removed 2 cgroup directories"), "{}", said(&swept));
+    assert!(said(&swept).contains("removed 1 cgroup directory"), "{}", said(&swept));
     assert!(alive.is_alive() && is_alive(living.pid("disguised")) && is_alive(living.pid("leader")));
     assert_eq!(inner(&arena).len(), 2, "{:?}", inner(&arena));
     alive.signal(libc::SIGTERM);

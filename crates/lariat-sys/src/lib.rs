@@ -42,6 +42,7 @@
 //! - Every descriptor made here is close-on-exec.
 //! - The hazards named in comments (`HAZARD(name)`) are described in `HAZARDS.md` at the root of the repository.
 
+pub mod ask;
 pub mod cgroup;
 pub mod files;
 #[cfg(fuzzing)]

@@ -89,10 +89,22 @@ impl DeafServer {
     /// # Errors
     /// Where there is no FUSE, or we are not root.
     pub fn mount(dir: &Path) -> io::Result<Self> {
+        Self::mount_as(dir, false)
+    }
+
+    /// Mounts one whose server falls asleep after the mount: no question is taken. SIGKILL ends who asks this one.
+    ///
+    /// # Errors
+    /// As [`Self::mount`].
+    pub fn mount_asleep(dir: &Path) -> io::Result<Self> {
+        Self::mount_as(dir, true)
+    }
+
+    fn mount_as(dir: &Path, sleeps: bool) -> io::Result<Self> {
         let device = OpenOptions::new().read(true).write(true).open("/dev/fuse")?;
         mount_private(dir, &device)?;
         let (until, stop) = io::pipe()?;
-        let server = std::thread::spawn(move || serve(device, &until));
+        let server = std::thread::spawn(move || serve(device, &until, sleeps));
         Ok(Self { dir: dir.to_owned(), stop: Some(stop), server: Some(server) })
     }
 
@@ -139,8 +151,8 @@ fn mount_private(dir: &Path, device: &File) -> io::Result<()> {
     }
 }
 
-/// Takes questions until `until` is closed. Closing the device ends the file system.
-fn serve(mut device: File, until: &io::PipeReader) {
+/// Takes questions until `until` is closed, or the first only. Closing the device ends the file system.
+fn serve(mut device: File, until: &io::PipeReader, sleeps: bool) {
     let mut question = vec![0; 256 * 1024];
     loop {
         let mut wanted = [PollFd::new(&device, PollFlags::IN), PollFd::new(until, PollFlags::IN)];
@@ -154,6 +166,11 @@ fn serve(mut device: File, until: &io::PipeReader) {
             Ok(length) if length >= 40 => {
                 if let Some(answer) = answer(&question[..length]) {
                     let _ = device.write_all(&answer);
+                    if sleeps {
+                        let mut end = [PollFd::new(until, PollFlags::IN)];
+                        while poll(&mut end, None).is_err() {}
+                        return;
+                    }
                 }
             }
             Ok(_) => {}

@@ -21,6 +21,7 @@ const ACTING: &[(&[&str], &[Allowed])] = &[
         ],
         &[
             ("crates/lariat-sys/src/spawn/mod.rs", "our own unreaped child"),
+            ("crates/lariat-sys/src/ask.rs", "our own unreaped child"),
             (
                 "crates/lariat-sys/src/process.rs",
                 "signal 0: asks whether a group has members, and tells nobody",
@@ -35,6 +36,7 @@ const ACTING: &[(&[&str], &[Allowed])] = &[
             ("crates/lariat-sys/src/identity.rs", "the calling process itself"),
             ("crates/lariat-sys/src/kernel.rs", "the calling process itself"),
             ("crates/lariat-sys/src/spawn/mod.rs", "our own unreaped child"),
+            ("crates/lariat-sys/src/ask.rs", "our own unreaped child"),
             (
                 "crates/lariat-keeper/src/contain/lineage.rs",
                 "held only if it has its number after its stat was read",

@@ -48,7 +48,7 @@ pub(crate) fn run(args: &DownArgs, output: &mut Output) -> Result<ExitCode, Fail
             }
             Past::Crashed(crashed) => {
                 let signals = taken(&mut signals)?;
-                let report = past::end(*crashed, args.yes, args.force, signals, output)?;
+                let (report, _) = past::end(*crashed, args.yes, args.force, args.json, signals, output)?;
                 if !args.json {
                     output.print(report::crash(&report, output.is_out_styled()));
                 }

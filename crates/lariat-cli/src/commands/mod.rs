@@ -19,6 +19,7 @@ mod show;
 mod sweep;
 mod up;
 mod users;
+mod waiting;
 
 use crate::args::Command;
 use crate::exit_code::ExitCode;

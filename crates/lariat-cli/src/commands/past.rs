@@ -18,6 +18,7 @@ use super::consent::{Answer, Default, ask};
 use super::show::{duration, harmless, report};
 use super::up::{Signals, user_dirs};
 use super::users::Users;
+use super::waiting::{Manner, Waiting};
 use crate::exit_code::ExitCode;
 use crate::output::{Failure, Output};
 use crate::settings;
@@ -53,11 +54,17 @@ pub(crate) fn clear(
                 wait(&finishing, grace, signals, output)?;
             }
             Past::Crashed(crashed) => {
-                let report = end(*crashed, yes, false, signals, output)?;
+                let (report, is_given_up) = end(*crashed, yes, false, false, signals, output)?;
                 output.note(report::crash(&report, output.is_err_styled()).trim_end());
                 if !report.is_ledger_closed {
                     return Err(Failure::new(ExitCode::Left, "something of the last run is left")
                         .hint("end it by hand as shown, then try again"));
+                }
+                if is_given_up {
+                    return Err(Failure::new(
+                        ExitCode::Consent,
+                        "nothing was started: a signal asked to end",
+                    ));
                 }
             }
         }
@@ -102,22 +109,36 @@ pub(crate) fn wait(
     }
 }
 
-/// Shows what a crashed run left, asks, and ends it. Nothing is asked when nothing is left.
+/// Shows what a crashed run left, asks, and ends it. Nothing is asked when nothing is left. Says as well whether a signal
+/// asked to end meanwhile.
 pub(crate) fn end(
     mut crashed: Crashed,
     yes: bool,
     force: bool,
+    is_silent: bool,
     signals: &Signals,
     output: &mut Output,
-) -> Result<Report, Failure> {
+) -> Result<(Report, bool), Failure> {
+    let mut is_given_up = false;
     if !crashed.findings().certain.is_empty() {
         show(&crashed, output);
         consent(yes, "what is left of the last run", signals)?;
         let grace = if force { Duration::ZERO } else { crashed.grace().unwrap_or(GRACE) };
-        crashed.end(grace, || signals.asks_to_end());
+        if signals.asks_to_end() {
+            return Err(Failure::new(
+                ExitCode::Consent,
+                "nothing was ended: a signal came before anything was",
+            ));
+        }
+        let manner = if is_silent { Manner::Silent } else { Manner::of(output) };
+        let certain = crashed.findings().certain.clone();
+        let mut waiting = Waiting::new(&certain, grace, manner, signals, output);
+        crashed.end(grace, || waiting.pace());
+        is_given_up = waiting.is_hurried();
     }
     let index = user_dirs().runs().map(|directory| RunIndex::at(&directory));
-    crashed.close(index.as_ref()).map_err(ledger_failure)
+    let report = crashed.close(index.as_ref()).map_err(ledger_failure)?;
+    Ok((report, is_given_up))
 }
 
 fn show(crashed: &Crashed, output: &mut Output) {

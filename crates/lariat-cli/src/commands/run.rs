@@ -8,7 +8,7 @@ use lariat::isolation;
 use lariat::ledger::command::CommandLedger;
 use lariat::ledger::record::RunId;
 use lariat::process::RUN_VARIABLE;
-use lariat_keeper::contain::limits::{self, Limits, NoLimits, Seat, Step};
+use lariat_keeper::contain::limits::{Limits, NoLimits, Seat, Step};
 use lariat_keeper::wire::Named;
 use lariat_sys::cgroup::text::Controllers;
 use lariat_sys::{Errno, process, signal};
@@ -79,7 +79,7 @@ fn limited(args: &RunArgs, options: &mut RunOptions) -> Option<Seat> {
         let without = options.limits.by(wanted.without(on));
         let mut output = Output::new(false);
         output.note(&format!("lariat: not limited ({without}): {reason}"));
-        output.note(&format!("hint: {}", limits::HINT));
+        output.note(&format!("hint: {}", reason.hint()));
     }
     options.limits = options.limits.by(on);
     seat.ok()
@@ -88,7 +88,7 @@ fn limited(args: &RunArgs, options: &mut RunOptions) -> Option<Seat> {
 /// Chooses a directory in which limits have an effect.
 fn base(boundary: &Boundary, wanted: Controllers) -> Result<PathBuf, NoLimits> {
     let given = match boundary {
-        Boundary::Lineage => return Err(NoLimits::NoCgroup),
+        Boundary::Lineage => return Err(NoLimits::DescentAlone),
         Boundary::Any { given } | Boundary::Cgroup { given } => given,
     };
     let environment: Vec<_> = std::env::vars_os().collect();

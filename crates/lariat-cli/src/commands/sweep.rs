@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use lariat::ledger::index::UserDirs;
+use lariat::ledger::recover::Found;
 use lariat::ledger::recover::patterns::CommandPattern;
 use lariat::supervisor::leftovers::{self, AtWork, Leftover, Request, Search, SearchError};
 use lariat::supervisor::recovery::Waited;
@@ -18,6 +19,7 @@ use super::past::{self, GRACE, KEEPERS_BEYOND, lines, port_line};
 use super::show::sweep::{self as show, Document};
 use super::show::{count, harmless};
 use super::up::{Signals, user_dirs};
+use super::waiting::{Manner, Waiting};
 use crate::args::sweep::SweepArgs;
 use crate::exit_code::ExitCode;
 use crate::output::{Failure, Output};
@@ -56,7 +58,7 @@ pub(crate) fn run(args: &SweepArgs, output: &mut Output) -> Result<ExitCode, Fai
         }
         return Err(failure);
     }
-    search.end(GRACE, args.force, || signals.asks_to_end());
+    end(&mut search, args, &signals, output)?;
     let troubles = search.troubles.clone();
     let outcomes = search.close();
     let code = show::exit_code(&outcomes, &troubles);
@@ -66,6 +68,19 @@ pub(crate) fn run(args: &SweepArgs, output: &mut Output) -> Result<ExitCode, Fai
         output.print(show::report(&outcomes, output.is_out_styled()));
     }
     Ok(code)
+}
+
+/// Ends what is certain, and says what is waited for.
+fn end(search: &mut Search, args: &SweepArgs, signals: &Signals, output: &mut Output) -> Result<(), Failure> {
+    let certain: Vec<Found> = search.leftovers.iter().flat_map(Leftover::certain).cloned().collect();
+    if !certain.is_empty() && signals.asks_to_end() {
+        return Err(Failure::new(ExitCode::Consent, "nothing was ended: a signal came before anything was"));
+    }
+    let grace = search.longest_grace(GRACE, args.force);
+    let manner = if args.json { Manner::Silent } else { Manner::of(output) };
+    let mut waiting = Waiting::new(&certain, grace, manner, signals, output);
+    search.end(GRACE, args.force, || waiting.pace());
+    Ok(())
 }
 
 /// The project that is meant, and what its configuration offers.

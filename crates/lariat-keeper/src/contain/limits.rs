@@ -165,6 +165,8 @@ pub fn size(bytes: u64) -> String {
 pub enum NoLimits {
     /// There is no directory for what is to be limited.
     NoCgroup,
+    /// There is none because the user wants descent alone.
+    DescentAlone,
     /// These controllers are not handed on to the directory.
     Missing {
         /// Which.
@@ -205,10 +207,26 @@ pub enum Step {
     Set(&'static str),
 }
 
+impl NoLimits {
+    /// Returns what to do about it.
+    #[must_use]
+    pub fn hint(&self) -> &'static str {
+        match self {
+            Self::DescentAlone => {
+                "without LARIAT_CONTAINMENT, or with `auto`, a cgroup is used where one can be had"
+            }
+            _ => HINT,
+        }
+    }
+}
+
 impl fmt::Display for NoLimits {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NoCgroup => f.write_str("there is no cgroup for it here"),
+            Self::DescentAlone => {
+                f.write_str("LARIAT_CONTAINMENT asks for descent alone, which limits nothing")
+            }
             Self::Missing { controllers, base } => {
                 let names: Vec<&str> = controllers.names().collect();
                 let (word, verb) =

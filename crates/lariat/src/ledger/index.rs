@@ -8,6 +8,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
+use lariat_sys::identity::Identity;
 use serde::{Deserialize, Serialize};
 
 use super::command::place_whole;
@@ -143,6 +144,13 @@ impl IndexEntry {
             supervisor: Some(record.supervisor),
             started_unix_ms: Some(record.started_unix_ms),
         }
+    }
+
+    /// Says whether the supervisor that it names is alive in this boot. Where it names no boot, it is taken for this one.
+    #[must_use]
+    pub fn has_live_supervisor(&self, boot: Option<&str>) -> bool {
+        let is_this_boot = self.boot.as_deref().is_none_or(|own| Some(own) == boot);
+        is_this_boot && self.supervisor.is_some_and(|supervisor| Identity::from(supervisor).is_alive())
     }
 }
 

@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 use lariat_sys::files::{DirError, dir_private};
 use rustix::fs::{Mode, OFlags};
 
+pub mod answers;
 pub mod command;
 pub mod index;
 pub mod journal;

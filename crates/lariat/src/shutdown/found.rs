@@ -415,19 +415,34 @@ pub struct Ended {
     pub left: Vec<Named>,
 }
 
+/// How whoever waits for an end wants it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Pace {
+    /// Grace periods are kept.
+    Patient,
+    /// They are over: everybody is killed.
+    Hurried,
+    /// Nobody is waited for any more.
+    Left,
+}
+
 /// The longest pause between two looks at somebody who is being ended.
 const TURN_EVERY: Duration = Duration::from_millis(20);
 
 /// Ends several sets side by side, and returns how each came out, in their order.
 ///
-/// Blocks until nobody is left, or nothing helps any more: the longest grace period and fifteen seconds at most. When
-/// `hurry` says so, the grace periods are over; it is asked every few milliseconds.
-pub fn end_all(sets: Vec<Ending<FoundSet>>, mut hurry: impl FnMut() -> bool) -> Vec<Ended> {
+/// Blocks until nobody is left, or nothing helps any more: the longest grace period and fifteen seconds at most. `pace` is
+/// asked every few milliseconds; of a set that it leaves nothing is known but that it was not ended.
+pub fn end_all(sets: Vec<Ending<FoundSet>>, mut pace: impl FnMut() -> Pace) -> Vec<Ended> {
     let mut done: Vec<Ended> = vec![Ended::default(); sets.len()];
     let mut endings: Vec<(usize, Ending<FoundSet>)> = sets.into_iter().enumerate().collect();
     let mut has_hurried = false;
     while !endings.is_empty() {
-        let hurries = !has_hurried && hurry();
+        let wanted = pace();
+        if wanted == Pace::Left {
+            break;
+        }
+        let hurries = !has_hurried && wanted == Pace::Hurried;
         has_hurried |= hurries;
         endings.retain_mut(|(place, ending)| {
             let end = if hurries { ending.hurry() } else { ending.turn() };
@@ -560,7 +575,7 @@ mod tests {
         assert!(is_found(&set, polite.identity()) && is_found(&set, stubborn.identity()));
         assert!(!is_found(&set, stranger.identity()));
         let plan = StopPlan { grace: Duration::from_millis(300), ..StopPlan::default() };
-        let end = end_all(vec![Ending::new(set.clone(), plan, None)], || false)[0].end;
+        let end = end_all(vec![Ending::new(set.clone(), plan, None)], || Pace::Patient)[0].end;
         assert_eq!(end.left, 0);
         assert!(end.told >= 2 && end.killed >= 1, "{end:?}");
         assert!(set.look().certain.is_empty());

@@ -16,7 +16,7 @@ use crate::ledger::lock::RunLock;
 use crate::ledger::record::{EndRecord, ExitRecord, RecordedState, RunId, RunRecord};
 use crate::ledger::recover::{self, Clues, Findings, Living, Snapshot};
 use crate::ledger::{LedgerError, StateDir, store};
-use crate::shutdown::found::{Ended, FoundSet, end_all};
+use crate::shutdown::found::{Ended, FoundSet, Pace, end_all};
 use crate::shutdown::plan::Phase;
 use crate::shutdown::report::{Head, Report, ServiceCounts, Tally};
 use crate::shutdown::verify;
@@ -152,11 +152,11 @@ impl Crashed {
     /// Ends what is certainly the run's, each service by its own stop signal and grace period as the ledger has them,
     /// side by side; without a ledger by TERM and `grace`, which is also the most that anybody is given.
     ///
-    /// Blocks until nobody is left, or nothing helps any more: `grace` and fifteen seconds at most. When `hurry` says
-    /// so, the grace period is over; it is asked every few milliseconds.
-    pub fn end(&mut self, grace: Duration, hurry: impl FnMut() -> bool) {
+    /// Blocks until nobody is left, or nothing helps any more: `grace` and fifteen seconds at most; or until `pace`, which
+    /// is asked every few milliseconds, wants it otherwise.
+    pub fn end(&mut self, grace: Duration, pace: impl FnMut() -> Pace) {
         let began = Instant::now();
-        let ended = Ended::sum(end_all(self.endings(grace), hurry));
+        let ended = Ended::sum(end_all(self.endings(grace), pace));
         self.ended(ended, began.elapsed());
     }
 

@@ -15,14 +15,14 @@ use lariat_sys::identity::{BootId, Identity};
 use lariat_sys::{poll, procfs};
 
 use crate::ledger::command::{self, CommandRecord};
-use crate::ledger::index::{RunIndex, UserDirs};
+use crate::ledger::index::{IndexEntry, RunIndex, UserDirs};
 use crate::ledger::lock::{self, LockWait, RunLock};
 use crate::ledger::record::{RunId, RunRecord};
 use crate::ledger::recover::{Clues, Found};
 use crate::ledger::store::{self, Loaded};
-use crate::ledger::{LedgerError, StateDir};
+use crate::ledger::{LedgerError, StateDir, answers};
 use crate::ports::{self, Holder, HolderProcess, PortError};
-use crate::shutdown::found::{Ended, FoundSet, end_all};
+use crate::shutdown::found::{Ended, FoundSet, Pace, end_all};
 
 /// How long a lock that somebody only looks at is waited for.
 const LOCK_WITHIN: Duration = Duration::from_millis(250);
@@ -51,6 +51,11 @@ pub enum Life {
         /// The project's root.
         root: PathBuf,
     },
+    /// Its ledger cannot be read, for the project's file system does not answer, and its supervisor is not known to be alive.
+    Unanswered {
+        /// The project's root.
+        root: PathBuf,
+    },
     /// It is one command under `lariat run`.
     Command {
         /// The process that decides; while that one is dead, the keeper.
@@ -69,7 +74,7 @@ impl Life {
     pub fn root(&self) -> Option<&Path> {
         match self {
             Self::Over { root } => root.as_deref(),
-            Self::Stack { root } | Self::Finishing { root } => Some(root),
+            Self::Stack { root } | Self::Finishing { root } | Self::Unanswered { root } => Some(root),
             Self::Command { .. } | Self::Kept { .. } => None,
         }
     }
@@ -81,14 +86,18 @@ impl Life {
     }
 }
 
-/// Finds out whether lariat is at work for a run, of which `process` is one. Takes nothing, not even the lock.
+/// Finds out whether lariat is at work for a run, of which `process` is one. Takes nothing, not even the lock. Blocks for
+/// some seconds at most where the project's file system does not answer ([`answers::deaf`]).
 #[must_use]
 pub fn life_of(run: &RunId, dirs: &UserDirs, process: Identity) -> Life {
-    let root = root_of(run, dirs);
-    if let Some(life) = root.as_ref().and_then(|root| life_in(run, root)) {
+    let entry = entry_of(run, dirs);
+    let boot = BootId::read().ok().map(|boot| boot.to_string());
+    if let Some(entry) = &entry
+        && let Some(life) = life_in(run, entry, boot.as_deref())
+    {
         return life;
     }
-    let boot = BootId::read().ok().map(|boot| boot.to_string());
+    let root = entry.map(|entry| entry.root);
     // A directory that cannot be read says nothing of anybody.
     let files = dirs.at_runtime_all().into_iter().flat_map(|place| command::list(&place).unwrap_or_default());
     let records: Vec<CommandRecord> = files
@@ -109,16 +118,22 @@ pub fn life_of(run: &RunId, dirs: &UserDirs, process: Identity) -> Life {
     }
 }
 
-/// Returns the root of a run that is on the list. A list that cannot be read is an empty one.
-fn root_of(run: &RunId, dirs: &UserDirs) -> Option<PathBuf> {
+/// Returns the entry of a run that is on the list. A list that cannot be read is an empty one.
+fn entry_of(run: &RunId, dirs: &UserDirs) -> Option<IndexEntry> {
     let list = RunIndex::at(&dirs.runs()?).list().ok()?;
-    list.into_iter().find(|entry| entry.run == *run).map(|entry| entry.root)
+    list.into_iter().find(|entry| entry.run == *run)
 }
 
 /// What the project's lock and ledger say; `None` where they are not there or cannot be used.
-fn life_in(run: &RunId, root: &Path) -> Option<Life> {
-    let state = StateDir::open(root).ok()??;
-    let root = root.to_owned();
+fn life_in(run: &RunId, entry: &IndexEntry, boot: Option<&str>) -> Option<Life> {
+    let root = entry.root.clone();
+    if !answers::deaf(&BTreeSet::from([root.clone()])).is_empty() {
+        return Some(match entry.has_live_supervisor(boot) {
+            true => Life::Stack { root },
+            false => Life::Unanswered { root },
+        });
+    }
+    let state = StateDir::open(&root).ok()??;
     if !lock::is_held(&state).ok()? {
         return Some(Life::Over { root: Some(root) });
     }
@@ -261,10 +276,17 @@ impl Leftover {
 
     /// Ends them: each service by its own stop signal and grace period as the ledger has them; by TERM and `grace` where it
     /// does not say. Blocks as [`end_all`] does.
-    pub fn end(&self, grace: Duration, hurry: impl FnMut() -> bool) -> End {
+    pub fn end(&self, grace: Duration, pace: impl FnMut() -> Pace) -> End {
         let ending =
             |(service, set): (Option<String>, FoundSet)| Ending::new(set, self.plan(service, grace), None);
-        Ended::sum(end_all(self.sets().into_iter().map(ending).collect(), hurry)).end
+        Ended::sum(end_all(self.sets().into_iter().map(ending).collect(), pace)).end
+    }
+
+    /// Returns the longest grace period that somebody of them has; `grace` where the ledger does not say.
+    #[must_use]
+    pub fn longest_grace(&self, grace: Duration) -> Duration {
+        let services = self.sets().into_iter().map(|(service, _)| service);
+        services.map(|service| self.plan(service, grace).grace).max().unwrap_or(grace)
     }
 
     fn sets(&self) -> Vec<(Option<String>, FoundSet)> {

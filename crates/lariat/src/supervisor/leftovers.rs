@@ -280,6 +280,14 @@ impl Leftover {
         }
     }
 
+    /// Returns the longest grace period that is on record.
+    fn grace(&self) -> Option<Duration> {
+        match &self.body {
+            Body::Stack(crashed) => crashed.grace(),
+            Body::Other(other) => other.stop().map(|plan| plan.grace),
+        }
+    }
+
     fn ended(&mut self, ended: Ended, took: Duration) {
         match &mut self.body {
             Body::Stack(crashed) => crashed.ended(ended, took),

@@ -96,6 +96,8 @@ pub struct Options {
     pub is_subreaper: bool,
     /// The cgroup directory in which each start of a service gets one of its own ([`crate::containment`]).
     pub cgroup: Option<PathBuf>,
+    /// There is none because descent alone was asked for, which is said where services have limits.
+    pub is_descent_chosen: bool,
     /// The program may be moved into a cgroup below the one that it is in, where limits of services need that
     /// ([`lariat_keeper::contain::limits`]); it is moved back at the end.
     pub may_be_moved: bool,
@@ -326,6 +328,7 @@ fn place_for_limits(spec: &StackSpec, options: &Options, run: &str) -> (Option<S
         return (None, None);
     }
     let seat = match &options.cgroup {
+        None if options.is_descent_chosen => Err(NoLimits::DescentAlone),
         None => Err(NoLimits::NoCgroup),
         Some(base) if !options.may_be_moved && matches!(limits::look(base, wanted), Ok(Way::MakeRoom(_))) => {
             Err(NoLimits::Others { count: 1, base: base.clone() })
@@ -343,7 +346,9 @@ fn place_for_limits(spec: &StackSpec, options: &Options, run: &str) -> (Option<S
     let lacking = spec.services.iter().filter(|service| service.limits != service.limits.by(on));
     let names: Vec<&str> = lacking.map(|service| service.name.as_str()).collect();
     let names = names.join(", ");
-    let say = |reason| format!("the limits of {names} are not {word}applied: {reason}; {}", limits::HINT);
+    let say = |reason: NoLimits| {
+        format!("the limits of {names} are not {word}applied: {reason}; {}", reason.hint())
+    };
     (seat, reason.map(say))
 }
 

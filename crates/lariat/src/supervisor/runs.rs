@@ -18,7 +18,7 @@ use crate::ledger::index::{IndexEntry, RunIndex, UserDirs};
 use crate::ledger::record::{RunId, RunRecord};
 use crate::ledger::recover::{self, Clues, Living, Reach, Snapshot};
 use crate::ledger::store::{self, Loaded};
-use crate::ledger::{LedgerError, StateDir, lock};
+use crate::ledger::{LedgerError, StateDir, answers, lock};
 
 /// How it is with a run.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -67,6 +67,8 @@ pub struct KnownRun {
     pub inside: Option<RunId>,
     /// How it is.
     pub state: State,
+    /// All that is known of it are cgroup directories in which nobody is.
+    pub is_deserted: bool,
     /// Why that cannot be told, or what else a person should know.
     pub note: Option<String>,
     /// What is known for a search; only of those that did not end by themselves.
@@ -82,14 +84,23 @@ pub struct Runs {
     pub listed: Vec<IndexEntry>,
     /// The records of commands.
     pub commands: Vec<CommandFile>,
+    /// Projects of the list whose file systems do not answer: nothing of them was read.
+    pub deaf: BTreeSet<PathBuf>,
     /// What could not be read.
     pub notes: Vec<String>,
 }
 
 impl Runs {
     /// Reads what the user's directories say. What cannot be read is a note.
+    ///
+    /// Blocks for some seconds at most where a listed project's file system does not answer ([`answers::deaf`]).
     #[must_use]
     pub fn read(dirs: &UserDirs) -> Self {
+        Self::read_beside(dirs, &BTreeSet::new())
+    }
+
+    /// Reads as [`Self::read`] does, but does not ask those that are known not to answer.
+    pub(super) fn read_beside(dirs: &UserDirs, deaf: &BTreeSet<PathBuf>) -> Self {
         let mut runs = Self::default();
         let index = dirs.runs().map(|directory| RunIndex::at(&directory));
         match index.map_or(Ok(Vec::new()), |index| index.list()) {
@@ -104,7 +115,12 @@ impl Runs {
         }
         // Without it no record can be believed to be of this boot.
         let boot = BootId::read().map(|boot| boot.to_string()).unwrap_or_default();
-        runs.known.extend(runs.listed.iter().map(|entry| stack(entry, &boot)));
+        let roots = runs.listed.iter().map(|entry| entry.root.clone());
+        runs.deaf = answers::deaf(&roots.filter(|root| !deaf.contains(root)).collect());
+        runs.deaf.extend(deaf.iter().cloned());
+        let is_deaf = |entry: &IndexEntry| runs.deaf.contains(&entry.root);
+        let known = |entry| if is_deaf(entry) { unanswered(entry, &boot) } else { stack(entry, &boot) };
+        runs.known.extend(runs.listed.iter().map(known));
         runs.known.extend(runs.commands.iter().map(|file| of_command(file, &boot, dirs.home.as_deref())));
         runs
     }
@@ -126,7 +142,9 @@ impl Runs {
     #[must_use]
     pub fn living(&self) -> Living {
         let mut living = Living::default();
-        let is_alive = |run: &&KnownRun| matches!(run.state, State::Alive | State::Finishing);
+        // Whether one is alive whose ledger does not answer nobody can say, so it is spared.
+        let is_alive =
+            |run: &&KnownRun| matches!(run.state, State::Alive | State::Finishing) || self.is_unanswered(run);
         // A run inside another one carries that one's mark, and is part of it: of its life, and of what it leaves.
         for run in self.known.iter().filter(is_alive).filter(|run| run.inside.is_none()) {
             living.marks.insert(run.run.to_string());
@@ -134,6 +152,12 @@ impl Runs {
             living.own.extend(&run.keepers);
         }
         living
+    }
+
+    /// Says whether nothing of a stack could be read, because its file system does not answer.
+    #[must_use]
+    pub fn is_unanswered(&self, run: &KnownRun) -> bool {
+        matches!(run.kind, Kind::Stack(_)) && run.dir.as_ref().is_some_and(|dir| self.deaf.contains(dir))
     }
 
     /// Returns what a search for leftovers of one of them has to know of the others.
@@ -186,7 +210,8 @@ impl Runs {
             let Some(run) = RunId::try_from(run).ok().filter(|_| !is_known) else { continue };
             let eldest = directories.eldest_in(run.as_str());
             let dir = eldest.and_then(|eldest| procfs::cwd(eldest.pid).ok().flatten());
-            self.known.push(lost_run(run, dir, &directories.bases));
+            let is_deserted = eldest.is_none();
+            self.known.push(KnownRun { is_deserted, ..lost_run(run, dir, &directories.bases) });
         }
     }
 
@@ -265,19 +290,34 @@ fn known(run: RunId, kind: Kind) -> KnownRun {
         keepers: Vec::new(),
         inside: None,
         state: State::Unknown,
+        is_deserted: false,
         note: None,
         clues: None,
     }
 }
 
-/// What the project's ledger says of an entry of the list.
-fn stack(entry: &IndexEntry, boot: &str) -> KnownRun {
-    let of_entry = KnownRun {
+/// What an entry of the list says by itself.
+fn listed(entry: &IndexEntry) -> KnownRun {
+    KnownRun {
         dir: Some(entry.root.clone()),
         started_unix_ms: entry.started_unix_ms,
         supervisor: entry.supervisor.map(Identity::from),
         ..known(entry.run.clone(), Kind::Stack(entry.stack.clone()))
-    };
+    }
+}
+
+/// What is known of an entry whose project does not answer: its supervisor is alive, or nobody can tell.
+fn unanswered(entry: &IndexEntry, boot: &str) -> KnownRun {
+    let of_entry = listed(entry);
+    let is_alive = entry.has_live_supervisor(Some(boot));
+    let note = format!("its file system did not answer within {} s", answers::ANSWERS_WITHIN.as_secs());
+    let state = if is_alive { State::Alive } else { State::Unknown };
+    KnownRun { state, note: Some(note), ..of_entry }
+}
+
+/// What the project's ledger says of an entry of the list.
+fn stack(entry: &IndexEntry, boot: &str) -> KnownRun {
+    let of_entry = listed(entry);
     match project(&entry.root, &entry.run) {
         Ok(Ledger::Ours { record, is_held }) => of_record(of_entry, &record, is_held),
         Ok(Ledger::Other) => without_ledger(of_entry, entry, boot),
@@ -327,8 +367,7 @@ fn of_record(of_entry: KnownRun, record: &RunRecord, is_held: bool) -> KnownRun 
 /// The project was removed, moved, or has begun another run: the entry and the marks of processes are what is left.
 fn without_ledger(of_entry: KnownRun, entry: &IndexEntry, boot: &str) -> KnownRun {
     let of_entry = KnownRun { note: Some("its ledger is gone".to_owned()), ..of_entry };
-    let is_this_boot = entry.boot.as_ref().is_none_or(|of_entry| of_entry == boot);
-    if is_this_boot && of_entry.supervisor.is_some_and(|supervisor| supervisor.is_alive()) {
+    if entry.has_live_supervisor(Some(boot)) {
         return KnownRun { state: State::Alive, ..of_entry };
     }
     let clues = Clues {

@@ -14,6 +14,7 @@ use crate::args::port::PortArgs;
 use crate::commands::past::{self, GRACE};
 use crate::commands::show::{count, duration, harmless};
 use crate::commands::up::{Signals, own_trouble};
+use crate::commands::waiting::{Manner, Waiting};
 use crate::exit_code::ExitCode;
 use crate::output::{Failure, Output};
 
@@ -127,7 +128,7 @@ fn why_spared(found: &Found, process: &HolderProcess) -> Option<Why> {
     match found.standing(process) {
         Standing::Marked { run, service } => {
             let life = found.lives.get(&run)?;
-            let how = Some(to_stop(life)?);
+            let how = to_stop(life)?;
             let service =
                 service.map(|name| format!("service `{}` of ", harmless(&name))).unwrap_or_default();
             let what = format!("{service}run {run}, which {}", show::in_words(life));
@@ -140,15 +141,17 @@ fn why_spared(found: &Found, process: &HolderProcess) -> Option<Why> {
     }
 }
 
-/// Returns how to stop a service of a live run; `None` for one that is over.
-fn to_stop(life: &Life) -> Option<String> {
-    Some(match life {
+/// Returns how to stop a service of a live run, signals by hand where there is no better way; `None` for one that is over.
+fn to_stop(life: &Life) -> Option<Option<String>> {
+    let how = match life {
         Life::Over { .. } => return None,
+        Life::Unanswered { .. } => return Some(None),
         Life::Stack { .. } => "there: `lariat stop SERVICE`, or `lariat down` for all of it".into(),
         Life::Finishing { .. } => "there: `lariat down` waits for them".into(),
         Life::Command { guard } => format!("by hand: kill {guard}"),
         Life::Kept { keeper } => format!("its supervisor is above process {keeper}: end that one"),
-    })
+    };
+    Some(Some(how))
 }
 
 fn init(user: u32, process: &HolderProcess) -> Why {
@@ -201,15 +204,23 @@ fn leftovers(found: &Found, spared: &mut Spared, output: &mut Output) -> Result<
 /// Shows who is to be ended, asks, and ends it.
 fn end(leftovers: &[Leftover], args: &PortArgs, output: &mut Output) -> Result<Vec<Ended>, Failure> {
     let signals = Signals::take()?;
+    let mut shown = Vec::new();
     for leftover in leftovers {
         output.note(&format!("{} is over; this is left of it:", name(leftover)));
-        past::lines(&leftover.look()).iter().for_each(|line| output.note(line));
+        let found = leftover.look();
+        past::lines(&found).iter().for_each(|line| output.note(line));
+        shown.push(found);
     }
     past::consent(args.yes, "what holds the port", &signals)?;
     let mut ended = Vec::new();
-    for leftover in leftovers {
+    let manner = if args.json { Manner::Silent } else { Manner::of(output) };
+    for (leftover, certain) in leftovers.iter().zip(&shown) {
         let began = Instant::now();
-        let end = leftover.end(GRACE, || signals.asks_to_end());
+        let grace = leftover.longest_grace(GRACE);
+        let end = {
+            let mut waiting = Waiting::new(certain, grace, manner, &signals, output);
+            leftover.end(GRACE, || waiting.pace())
+        };
         for found in leftover.look() {
             if let Some(left) = verify::describe(found.identity, "it does not end") {
                 let (command, reason) = (harmless(&left.command), harmless(&left.reason));

@@ -48,6 +48,7 @@ pub(super) fn in_words(life: &Life) -> String {
     match life {
         Life::Over { .. } => format!("is over{place}: this is left of it"),
         Life::Stack { .. } => format!("is alive{place}"),
+        Life::Unanswered { .. } => format!("may be alive{place}, whose file system does not answer"),
         Life::Finishing { .. } => format!("is being ended by its keepers{place}"),
         Life::Command { guard } => format!("is alive: `lariat run`, process {guard}"),
         Life::Kept { keeper } => format!("is alive: its keeper is process {keeper}"),

@@ -164,6 +164,7 @@ fn options(
         terminal,
         children_before: before,
         is_subreaper: true,
+        is_descent_chosen: settings::boundary()? == Boundary::Lineage,
         may_be_moved: true,
     })
 }

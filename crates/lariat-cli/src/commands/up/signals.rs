@@ -37,7 +37,7 @@ impl Signals {
         Ok(Self { queue, mask, ignored })
     }
 
-    /// Returns whether one came that asks for the end.
+    /// Returns whether one came that asks for the end. Those that came after it are for the next question.
     pub(crate) fn asks_to_end(&self) -> bool {
         while let Ok(Some(received)) = self.queue.read() {
             if received.signal != Signal::CHLD {

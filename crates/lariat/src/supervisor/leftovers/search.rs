@@ -17,7 +17,7 @@ use crate::ledger::lock::{DirectoryLock, LockWait};
 use crate::ledger::record::RunId;
 use crate::ledger::recover::patterns::CommandPattern;
 use crate::ledger::recover::{self, Clues, Findings, Reach, Snapshot};
-use crate::shutdown::found::{Ended, FoundSet, end_all};
+use crate::shutdown::found::{Ended, FoundSet, Pace, end_all};
 
 /// A socket that nobody listens on and that is younger than this may be in the middle of being made.
 const SOCKET_MADE_WITHIN: Duration = Duration::from_secs(2);
@@ -73,7 +73,7 @@ pub fn search(
     deadline: Instant,
     cancel: Option<BorrowedFd<'_>>,
 ) -> Result<Search, SearchError> {
-    let found = look(request)?;
+    let (found, deaf) = look(request, &BTreeSet::new())?;
     let places = found.places_to_lock();
     if !request.takes || places.is_empty() {
         return Ok(found);
@@ -81,11 +81,12 @@ pub fn search(
     // Nothing is held while another sweep is waited for. What it has ended meanwhile is not there any more.
     drop(found);
     let locks = lock_user(request.dirs, &places, deadline, cancel)?;
-    Ok(Search { locks, ..look(request)? })
+    Ok(Search { locks, ..look(request, &deaf)?.0 })
 }
 
-fn look(request: &Request<'_>) -> Result<Search, SearchError> {
-    let mut runs = Runs::read(request.dirs);
+/// Returns what was found, and which projects do not answer. Those of which that is known are not asked.
+fn look(request: &Request<'_>, deaf: &BTreeSet<PathBuf>) -> Result<(Search, BTreeSet<PathBuf>), SearchError> {
+    let mut runs = Runs::read_beside(request.dirs, deaf);
     let mut snapshot = Snapshot::take(&runs.living()).map_err(SearchError::Processes)?;
     runs.complete(&snapshot, request.cgroup_bases);
     runs.add_strays(&snapshot, request.cgroup_bases);
@@ -108,7 +109,7 @@ fn look(request: &Request<'_>) -> Result<Search, SearchError> {
     if let Some(project) = request.project.filter(|_| !request.patterns.is_empty()) {
         search.add_strays(project, request.patterns, &mut snapshot);
     }
-    Ok(search)
+    Ok((search, runs.deaf))
 }
 
 /// Why there was no search.
@@ -145,7 +146,8 @@ fn lock_user(
 /// The projects whose ledgers are to be looked at.
 fn roots(request: &Request<'_>, runs: &Runs) -> BTreeSet<PathBuf> {
     let listed = runs.listed.iter().filter(|_| request.is_all).map(|entry| entry.root.clone());
-    listed.chain(request.project.map(Path::to_owned)).collect()
+    let wanted = listed.chain(request.project.map(Path::to_owned));
+    wanted.filter(|root| !runs.deaf.contains(root)).collect()
 }
 
 fn is_wanted(request: &Request<'_>, known: &KnownRun) -> bool {
@@ -155,6 +157,8 @@ fn is_wanted(request: &Request<'_>, known: &KnownRun) -> bool {
         || match known.kind {
             // A project below this one is its own.
             Kind::Stack(_) => known.dir.as_ref().is_some_and(is_at),
+            // Where it was nobody can say any more, and nobody can miss it.
+            Kind::Lost if known.is_deserted => true,
             _ => known.dir.as_ref().is_some_and(is_below),
         }
 }
@@ -220,7 +224,9 @@ impl Search {
             }
             State::Unknown => {
                 let why = known.note.clone().unwrap_or_default();
-                self.notes.push(format!("run {} was left alone: {why}", known.run));
+                let dir = known.dir.as_ref().map(|dir| format!(" of {}", dir.display())).unwrap_or_default();
+                let text = format!("run {}{dir} was left alone: {why}", known.run);
+                if runs.is_unanswered(known) { self.troubles.push(text) } else { self.notes.push(text) }
             }
             State::Ended | State::Crashed => {
                 let clues = known.clues.clone().unwrap_or_else(|| Clues::mark_only(known.run.clone()));
@@ -329,9 +335,9 @@ impl Search {
     /// Ends what is certain in all groups, side by side, each by its own stop signal and grace period where these are
     /// known, else by TERM and `grace`; without any grace period where `is_forced`.
     ///
-    /// Blocks until nobody is left, or nothing helps any more: the longest grace period and fifteen seconds at most. When
-    /// `hurry` says so, the grace periods are over.
-    pub fn end(&mut self, grace: Duration, is_forced: bool, hurry: impl FnMut() -> bool) {
+    /// Blocks until nobody is left, or nothing helps any more: the longest grace period and fifteen seconds at most; or
+    /// until `pace`, which is asked every few milliseconds, wants it otherwise.
+    pub fn end(&mut self, grace: Duration, is_forced: bool, pace: impl FnMut() -> Pace) {
         let began = Instant::now();
         let (mut owners, mut sets) = (Vec::new(), Vec::new());
         for (place, leftover) in self.leftovers.iter().enumerate() {
@@ -341,7 +347,7 @@ impl Search {
                 sets.extend(endings);
             }
         }
-        let done = end_all(sets, hurry);
+        let done = end_all(sets, pace);
         let took = began.elapsed();
         for (place, leftover) in self.leftovers.iter_mut().enumerate() {
             let own: Vec<Ended> = owners
@@ -354,6 +360,13 @@ impl Search {
                 leftover.ended(Ended::sum(own), took);
             }
         }
+    }
+
+    /// Returns the longest grace period that [`Self::end`] gives to somebody.
+    #[must_use]
+    pub fn longest_grace(&self, grace: Duration, is_forced: bool) -> Duration {
+        let somebody = self.leftovers.iter().filter(|leftover| !is_forced && !leftover.certain().is_empty());
+        somebody.map(|leftover| leftover.grace().unwrap_or(grace)).max().unwrap_or_default()
     }
 
     /// Closes the books of every group of which nothing is left, and says how each came out. What is only possibly a
