@@ -137,7 +137,7 @@ pub const TREES: &[Tree] = &[
     tree("group-thief", "a child that moves between process groups", member::group_thief),
     tree("nested", "lariat in lariat, with a daemon inside", member::nested).quick(),
     tree("namespace", "a user and pid namespace made by a member", member::namespace).stacks(),
-    tree("sub-cgroup", "a daemon in a cgroup that it made, three below", member::sub_cgroup).quick().stacks(),
+    tree("sub-cgroup", "a daemon in a cgroup that it made, three below", member::sub_cgroup).stacks(),
     tree("moved-away", "a daemon that has left lariat's cgroup", member::moved_away).stacks(),
     tree("frozen", "a child in a cgroup that its leader has frozen", member::frozen).deaf().quick().stacks(),
     tree("half-frozen", "a daemon one of whose threads is frozen", member::half_frozen),
@@ -161,7 +161,7 @@ pub const TREES: &[Tree] = &[
     tree("storm", "a storm of forks into new sessions, deaf", member::storm).deaf().quick().stacks(),
     tree("bomb", "a bomb of 256 processes, deaf", member::bomb).deaf(),
     tree("churn", "20,000 short lives, as fast as can be", member::churn).deaf(),
-    tree("thief", "a daemon that holds all descriptors of lariat", member::thief).quick().stacks(),
+    tree("thief", "a daemon that holds all descriptors of lariat", member::thief).stacks(),
     tree("floods", "a member that floods lariat with real-time signals", member::floods).deaf(),
     tree("stops-lariat", "a member that stops keeper and supervisor", member::stops_both)
         .attacks(Attack::Stops)
