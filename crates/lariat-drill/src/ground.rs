@@ -122,7 +122,13 @@ mod tests {
         Cgroup::create(&path.join("lariat-drill.stale"), "0").unwrap();
         drop(stale);
         let ours = Ground::create(&path, "ours").unwrap();
+        let deadline = Instant::now() + REMOVED_WITHIN;
         let mut names = cgroup::names_in(&path).unwrap();
+        // A process that another test forks has the lock until it executes its program.
+        while names.len() > 2 && Instant::now() < deadline {
+            remove_stale(&path);
+            names = cgroup::names_in(&path).unwrap();
+        }
         names.sort();
         assert_eq!(names, ["lariat-drill.ours", "lariat-drill.used"]);
         used.remove();
