@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use lariat_testkit::boundary::Boundary;
 use lariat_testkit::{Arena, Command, PATIENCE, Pty, is_root, subject, wait_until};
 
 /// More than any of the short drills here takes on a busy machine.
@@ -79,6 +80,17 @@ fn storms_and_attacks_are_ended_too() {
     arena.finish();
 }
 
+/// A keeper that a member holds as a debugger does ends nobody, and hears nothing but KILL: once its supervisor is dead,
+/// the next command waits for it, and then does without.
+#[test]
+fn a_keeper_that_is_held_is_done_without() {
+    let arena = Arena::new();
+    let endings = ["--ending", "killed", "--ending", "up-killed", "--containment", "lineage"];
+    let (code, report, said) = drill(&arena, &[&["traces-keeper"], &endings[..]].concat());
+    assert_eq!((code, &report["findings"], &report["judged"]), (Some(0), &0.into(), &2.into()), "{said}");
+    arena.finish();
+}
+
 /// What a drill sees of a program that starts commands and cares for nothing.
 #[test]
 fn a_leak_is_noticed() {
@@ -150,6 +162,70 @@ fn ctrl_c_in_the_middle_leaves_nothing() {
     assert!(pty.text().contains("nothing of it is left"), "{}", pty.text());
     assert_eq!(stages(&arena), 0);
     arena.finish();
+}
+
+/// A doctor that has a cgroup directory to itself, in which everything is that it makes and does not remove.
+fn doctor_in(boundary: &Boundary, arena: &Arena, arguments: &[&str]) -> Command {
+    let script = "echo 0 > \"$0\" && exec \"$@\"";
+    let place = boundary.path().join("cgroup.procs");
+    let exe = subject::lariat(env!("CARGO_BIN_EXE_lariat"));
+    let command = arena.command("/bin/sh").arg("-c").arg(script).arg(place).arg(exe).arg("doctor");
+    arguments.iter().fold(command, |command, argument| command.arg(*argument)).env("LARIAT_CGROUP", "")
+}
+
+/// Trees and endings after which nobody removes what lariat made, one of them with a lariat inside.
+const LITTERING: [&str; 11] = [
+    "--drill",
+    "daemon",
+    "nested",
+    "sub-cgroup",
+    "frozen",
+    "--ending",
+    "killed",
+    "--ending",
+    "keeper-killed",
+    "--ending",
+    "all-killed",
+];
+
+#[test]
+fn no_cgroup_directory_is_left_behind() {
+    let arena = Arena::new();
+    let Some(boundary) = Boundary::new("drill-litter") else { return };
+    let running = doctor_in(&boundary, &arena, &LITTERING).start();
+    let ending = wait_until("the end", DRILL_WITHIN, || running.ended(Duration::from_millis(100)));
+    assert_eq!(ending.code(), Some(0), "{}{}", ending.out(), ending.err());
+    assert!(ending.out().contains("killed"), "it was drilled: {}", ending.out());
+    assert_eq!(boundary.inner(), Vec::<std::path::PathBuf>::new());
+    assert_eq!(stages(&arena), 0);
+    arena.finish();
+}
+
+/// Whoever of guard and drill is killed in the middle: the other one leaves no directory.
+#[test]
+fn a_killed_drill_leaves_no_directory() {
+    for kills_guard in [false, true] {
+        let arena = Arena::new();
+        let Some(boundary) = Boundary::new(&format!("drill-killed-{kills_guard}")) else { return };
+        let mut pty = Pty::new();
+        let running =
+            pty.start(doctor_in(&boundary, &arena, &[&LITTERING[..], &["--repeat", "50"]].concat()));
+        pty.wait_for("(3/");
+        let made = boundary.inner();
+        assert!(!made.is_empty() && stages(&arena) == 1, "it is in the middle: {made:?}");
+        if kills_guard {
+            running.signal(libc::SIGKILL);
+            running.wait();
+            arena.wait_until_empty(PATIENCE);
+        } else {
+            let drills = lariat_testkit::census::children_of(running.pid());
+            lariat_testkit::census::Seen::of(drills[0]).expect("it is alive").kill();
+            pty.wait_end(&running);
+        }
+        assert_eq!(boundary.inner(), Vec::<std::path::PathBuf>::new(), "the guard was killed: {kills_guard}");
+        assert_eq!(stages(&arena), 0);
+        arena.finish();
+    }
 }
 
 #[test]

@@ -82,6 +82,12 @@ impl Spec {
         if self.ending.asks_the_leader() && !self.tree.leader_obeys {
             return Some("the leader of this tree cannot".to_owned());
         }
+        if self.tree.attack == Attack::Holds
+            && self.ending.hurries()
+            && self.containment != Containment::Namespace
+        {
+            return Some("lariat leaves before it has given its held keeper up".to_owned());
+        }
         (self.ending.is_of_stack() && !self.tree.is_for_stacks)
             .then(|| "this tree is not run as a stack".to_owned())
     }
@@ -145,12 +151,13 @@ impl<'a> Judge<'a> {
         process::set_subreaper(true).map_err(own("becoming a subreaper"))?;
         unusual::die_after(LIVES_WITHIN + GONE_WITHIN).map_err(own("arming the timer"))?;
         signal::set_mask(SignalSet::full());
+        let cgroup = stage.enter_cgroup(spec.number).map_err(own("entering the cell's cgroup"))?;
         let children =
             SignalFd::new(SignalSet::empty().with(Signal::CHLD)).map_err(own("hearing of children"))?;
         let dir = stage.cell(spec.number).map_err(failed("making the cell's directory"))?;
         let hall = Hall::open(&dir.join("judge")).map_err(failed("opening the judge's socket"))?;
         let marker = spec.marker(stage);
-        let env = stage.environment(&dir, &marker, spec.containment);
+        let env = stage.environment(&dir, &marker, spec.containment, cgroup);
         Ok(Self { spec, subject, marker, dir, env, hall, children, cast: None, terminal: None })
     }
 

@@ -115,7 +115,8 @@ struct Drill<'a> {
 
 /// Runs the plan and gives each verdict to `on_verdict`, in whatever order they come; it answers whether to go on.
 ///
-/// To be called in the drill's side of [`split`](crate::guard::split). Nothing of the drill is alive afterwards.
+/// To be called in the drill's side of [`split`](crate::guard::split). Nothing of the drill is alive afterwards. Where
+/// the guard is dead, the stage is gone as well.
 ///
 /// # Errors
 /// The kernel refused something that the drill cannot do without.
@@ -132,6 +133,9 @@ pub fn run(
     let outcome = drill.run(plan, on_verdict);
     drill.running.clear();
     census::end_everybody(&[], "", &[]);
+    if guard.has_exited().unwrap_or(true) {
+        stage.strike();
+    }
     outcome
 }
 
@@ -231,11 +235,16 @@ impl Drill<'_> {
         let _ = reap::reap(running.child.pid);
         let judges: Vec<i32> = self.running.iter().map(|other| other.child.pid).collect();
         let marker = running.spec.marker(self.stage);
+        // By walking first: what of it was still there would be hidden by the kernel's one stroke.
         let is_clean = census::end_everybody(&[], &marker, &judges);
+        let is_cleared = self.stage.clear_cgroup(running.spec.number);
         let mut verdict = serde_json::from_slice(&running.text).unwrap_or_else(|_| Verdict {
             trouble: Some("the judge of this cell was ended".to_owned()),
             ..running.spec.verdict()
         });
+        if !is_cleared {
+            verdict.notes.push("the cgroup directory of this cell could not be removed".to_owned());
+        }
         if !is_clean {
             verdict.notes.push("what is left could not be killed; it ends by its own timers".to_owned());
         }

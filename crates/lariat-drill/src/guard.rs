@@ -12,6 +12,7 @@ use lariat_sys::signal::{self, Signal, SignalFd, SignalSet};
 use lariat_sys::{Result, process, reap, spawn};
 
 use crate::census;
+use crate::stage::Stage;
 
 /// The signals that end a drill.
 pub(crate) const ASKS: [Signal; 4] = [Signal::INT, Signal::TERM, Signal::HUP, Signal::QUIT];
@@ -28,13 +29,13 @@ pub enum Side {
 }
 
 /// Splits into guard and drill. Returns at once in the drill; in the guard, when the drill is over and nothing of it is
-/// left. The process must have one thread.
+/// left, neither a process nor a directory of its stage. The process must have one thread.
 ///
 /// Both block every signal from here on, and both are child subreapers.
 ///
 /// # Errors
 /// The process could not be split; nothing was started then.
-pub fn split(within: Duration) -> Result<Side> {
+pub fn split(within: Duration, stage: &Stage) -> Result<Side> {
     let me = Identity::own()?;
     process::set_subreaper(true)?;
     signal::set_default(Signal::CHLD)?;
@@ -55,6 +56,7 @@ pub fn split(within: Duration) -> Result<Side> {
             let code = watch(&drill, &signals, within);
             // Whatever the drill was doing: nothing of it is left behind.
             census::end_everybody(&[], "", &strangers);
+            stage.strike();
             signal::set_mask(before);
             Ok(Side::Over(code))
         }

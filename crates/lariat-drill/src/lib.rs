@@ -13,8 +13,8 @@
 //! on the whole machine.
 //!
 //! Three processes stand between a hostile tree and the user. The judge of the cell; the *drill*, which starts judges and
-//! ends what one of them leaves; and the *guard*, which ends what the drill leaves, whatever becomes of it. Every member
-//! ends itself besides, by a timer of the kernel.
+//! ends what one of them leaves; and the *guard*, which ends what the drill leaves, whatever becomes of it, and removes its
+//! directories. Every member ends itself besides, by a timer of the kernel.
 
 #![forbid(unsafe_code)]
 
@@ -30,4 +30,5 @@ pub mod verdict;
 mod act;
 mod cell;
 mod census;
+mod ground;
 mod hall;

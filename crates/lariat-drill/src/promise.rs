@@ -134,7 +134,11 @@ pub fn promise_for(containment: Containment, ending: Ending, tree: &Tree) -> Pro
         (Attack::Keeper, _) if kills_keeper || is_supervisor_dead(ending) => {
             Promise { survivors: Survivors::UntilSweep, grace: Grace::LeaderFirst }
         }
-        (Attack::Keeper | Attack::Supervisor | Attack::Stops, _) => promised,
+        // Whoever could tell that the keeper is held is dead as well.
+        (Attack::Holds, _) if is_supervisor_dead(ending) => {
+            Promise { survivors: Survivors::UntilSweep, grace: Grace::LeaderFirst }
+        }
+        (Attack::Keeper | Attack::Holds | Attack::Supervisor | Attack::Stops, _) => promised,
     }
 }
 

@@ -1,5 +1,5 @@
 //! The place of a drill: temporary directories of its own, in which home, state and runtime directories are, so that no
-//! real run of the user is seen or touched.
+//! real run of the user is seen or touched; and a cgroup directory, where one can be had.
 
 use std::ffi::{CString, OsString};
 use std::os::unix::ffi::OsStringExt;
@@ -7,6 +7,7 @@ use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use crate::census::MARKER;
+use crate::ground::{CELL_VARIABLE, Ground};
 use crate::promise::Containment;
 
 /// The variable that names a copy of the executable on the drill's file system.
@@ -29,21 +30,24 @@ pub struct Stage {
     dir: PathBuf,
     token: String,
     owner: i32,
+    ground: Option<Ground>,
 }
 
 impl Stage {
-    /// Makes the directories.
+    /// Makes the directories. `base` is the cgroup in which lariat would make its own; without one, or where none can be
+    /// made in it, cells are judged in whatever cgroup we are in.
     ///
     /// # Errors
     /// There is no temporary directory that can be written.
-    pub fn new(subject: &Subject) -> std::io::Result<Self> {
+    pub fn new(subject: &Subject, base: Option<&Path>) -> std::io::Result<Self> {
         let mut random = [0; 6];
         lariat_sys::process::fill_random(&mut random)?;
         let token: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
         let dir = std::env::temp_dir().join(format!("lariat-drill-{token}"));
         // Members that became another user have to find the judge's socket: they may enter, and not look around.
         std::fs::DirBuilder::new().mode(0o711).create(&dir)?;
-        let stage = Self { dir, token, owner: lariat_sys::process::pid() };
+        let ground = base.and_then(|base| Ground::create(base, &token).ok());
+        let stage = Self { dir, token, owner: lariat_sys::process::pid(), ground };
         std::fs::create_dir(stage.dir.join("home"))?;
         // Without a copy the one tree that needs it makes one of its own.
         let _ = std::fs::copy(&subject.members, stage.copy());
@@ -71,8 +75,34 @@ impl Stage {
         Ok(dir)
     }
 
+    /// Moves the calling process into the cgroup directory of a cell, and returns that, where there can be one.
+    pub(crate) fn enter_cgroup(&self, number: usize) -> lariat_sys::Result<Option<PathBuf>> {
+        self.ground.as_ref().map(|ground| ground.enter(number)).transpose()
+    }
+
+    /// Kills whoever is left in the cgroup directory of a cell and removes it. Says whether there is none any more.
+    pub(crate) fn clear_cgroup(&self, number: usize) -> bool {
+        self.ground.as_ref().is_none_or(|ground| ground.clear(number))
+    }
+
+    /// Kills whoever is left in the drill's cgroup directory, and removes that and the others. Everything of the drill but
+    /// the caller and its parent is dead by then. Does nothing a second time.
+    pub(crate) fn strike(&self) {
+        if let Some(ground) = &self.ground {
+            ground.remove();
+        }
+        // What cannot be removed is in a temporary directory.
+        let _ = std::fs::remove_dir_all(&self.dir);
+    }
+
     /// Returns the environment of a cell.
-    pub(crate) fn environment(&self, cell: &Path, marker: &str, containment: Containment) -> Vec<CString> {
+    pub(crate) fn environment(
+        &self,
+        cell: &Path,
+        marker: &str,
+        containment: Containment,
+        cgroup: Option<PathBuf>,
+    ) -> Vec<CString> {
         let path = std::env::var_os("PATH").unwrap_or_else(|| "/usr/local/bin:/usr/bin:/bin".into());
         let pairs: Vec<(&str, OsString)> = vec![
             ("PATH", path),
@@ -86,7 +116,13 @@ impl Stage {
             (COPY_VARIABLE, self.copy().into()),
         ];
         let chosen = containment.variable().map(|(name, value)| (name, OsString::from(value)));
-        pairs.into_iter().chain(chosen).filter_map(|(name, value)| c_pair(name, value)).collect()
+        let cgroup = cgroup.map(|place| (CELL_VARIABLE, place.into_os_string()));
+        pairs
+            .into_iter()
+            .chain(chosen)
+            .chain(cgroup)
+            .filter_map(|(name, value)| c_pair(name, value))
+            .collect()
     }
 }
 
@@ -101,8 +137,7 @@ impl Drop for Stage {
     fn drop(&mut self) {
         // A forked copy of this value is not the one that made the directories.
         if lariat_sys::process::pid() == self.owner {
-            // What cannot be removed is in a temporary directory.
-            let _ = std::fs::remove_dir_all(&self.dir);
+            self.strike();
         }
     }
 }

@@ -7,10 +7,12 @@ use crate::member::{self, Part};
 pub enum Attack {
     /// Nobody.
     None,
-    /// A member stops keeper and supervisor.
+    /// A member stops keeper and supervisor, or hampers them.
     Stops,
     /// A member kills the keeper.
     Keeper,
+    /// A member holds the keeper as a debugger does, as long as it lives itself.
+    Holds,
     /// A member kills the supervisor.
     Supervisor,
     /// A member kills both in one go: as if every process of lariat had been killed.
@@ -105,6 +107,7 @@ pub const TREES: &[Tree] = &[
     tree("deleted", "a child whose executable was removed", member::deleted),
     tree("stopped", "a child that was stopped", member::stopped_member).quick(),
     tree("stopped-leader", "a leader that was stopped", member::stopped_leader),
+    tree("held-down", "a child that another one stops again and again", member::held_down).deaf(),
     tree("traced", "a child that a sibling traces and holds", member::traced).deaf(),
     tree("stubborn", "a leader and a child that ignore TERM, INT, HUP, QUIT", member::stubborn)
         .deaf()
@@ -117,6 +120,9 @@ pub const TREES: &[Tree] = &[
     tree("pipe-holder", "a daemon that keeps standard output open", member::pipe_holder),
     tree("thread-child", "a child of a thread that is not the main one", member::thread_fork),
     tree("headless", "a daemon whose main thread has ended", member::headless).quick().stacks(),
+    tree("thread-exec", "a leader that a thread of it has replaced", member::thread_exec)
+        .stacks()
+        .deaf_to_death(),
     tree("vfork", "a parent that sleeps in the kernel for its child", member::vfork),
     tree("sibling", "children made siblings of their makers, one the keeper's own", member::sibling).quick(),
     tree("subreaper", "a subreaper inside, with daemons below it", member::subreaper).stacks(),
@@ -131,11 +137,17 @@ pub const TREES: &[Tree] = &[
     tree("group-thief", "a child that moves between process groups", member::group_thief),
     tree("nested", "lariat in lariat, with a daemon inside", member::nested).quick(),
     tree("namespace", "a user and pid namespace made by a member", member::namespace).stacks(),
+    tree("sub-cgroup", "a daemon in a cgroup that it made, three below", member::sub_cgroup).stacks(),
+    tree("moved-away", "a daemon that has left lariat's cgroup", member::moved_away).stacks(),
+    tree("frozen", "a child in a cgroup that its leader has frozen", member::frozen).deaf().quick().stacks(),
+    tree("half-frozen", "a daemon one of whose threads is frozen", member::half_frozen),
     tree("terminal", "a session on a terminal of its own, with a job", member::terminal_job),
     tree("tty-stopped", "a background job that its terminal has stopped", member::terminal_stopped),
     tree("deep", "a chain of 200 processes", member::deep),
     tree("wide", "300 children", member::wide),
     tree("burners", "four that use all of the processor", member::burners),
+    tree("idle", "one that runs only when nobody else wants to", member::idle).deaf(),
+    tree("real-time", "one that runs before everybody else, deaf", member::real_time).deaf(),
     tree("executor", "a child that executes itself again and again", member::executor),
     tree("late-daemon", "a leader that leaves a daemon when told", member::late_daemon).quick().stacks(),
     tree("late-fork", "a leader that forks when told; the child ignores TERM", member::late_fork).deaf(),
@@ -149,9 +161,18 @@ pub const TREES: &[Tree] = &[
     tree("storm", "a storm of forks into new sessions, deaf", member::storm).deaf().quick().stacks(),
     tree("bomb", "a bomb of 256 processes, deaf", member::bomb).deaf(),
     tree("churn", "20,000 short lives, as fast as can be", member::churn).deaf(),
+    tree("thief", "a daemon that holds all descriptors of lariat", member::thief).stacks(),
     tree("floods", "a member that floods lariat with real-time signals", member::floods).deaf(),
     tree("stops-lariat", "a member that stops keeper and supervisor", member::stops_both)
         .attacks(Attack::Stops)
+        .stacks(),
+    tree("limits-lariat", "a member that forbids lariat files and forks", member::limits_lariat)
+        .attacks(Attack::Stops)
+        .stacks(),
+    tree("starves-lariat", "a member that makes lariat the last to run", member::starves_lariat)
+        .attacks(Attack::Stops),
+    tree("traces-keeper", "a member that holds its keeper as a debugger", member::traces_keeper)
+        .attacks(Attack::Holds)
         .stacks(),
     tree("kills-keeper", "a member that kills its keeper", member::kills_keeper).attacks(Attack::Keeper),
     tree("kills-lariat", "a member that kills the supervisor", member::kills_supervisor)

@@ -152,6 +152,29 @@ pub fn trace(pid: i32) -> Result<()> {
     }
 }
 
+/// When the calling process runs, compared with all others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scheduling {
+    /// Only when nobody else wants to (`SCHED_IDLE`).
+    WhenIdle,
+    /// Before everybody who is not real-time as well (`SCHED_FIFO`).
+    RealTime,
+}
+
+/// Chooses when the calling process, which must have one thread, runs (`sched_setscheduler(2)`). A fork hands it on.
+///
+/// # Errors
+/// [`Errno::PERM`] where that is not allowed here.
+pub fn schedule(when: Scheduling) -> Result<()> {
+    let (policy, priority) = match when {
+        Scheduling::WhenIdle => (libc::SCHED_IDLE, 0),
+        Scheduling::RealTime => (libc::SCHED_FIFO, 1),
+    };
+    let param = libc::sched_param { sched_priority: priority };
+    // SAFETY: the kernel reads one `sched_param`, which lives until the call is over.
+    call::check(unsafe { libc::sched_setscheduler(0, policy, &raw const param) }).map(drop)
+}
+
 /// Ends the calling thread while the other threads of the process go on. Its stack stays as it is.
 ///
 /// # Errors

@@ -1,9 +1,15 @@
-//! Members that fight back when they are told to end: they stop, kill or flood the processes that hold them.
+//! Members that fight back when they are told to end: they stop, hold, kill, flood or hamper the
+//! processes that hold them.
 //!
 //! Only processes between the member and its judge are ever attacked. Where the judge is not above, nobody is.
 
+use std::os::fd::OwnedFd;
+
+use lariat_sys::identity::Identity;
 use lariat_sys::pidfd::PidFd;
 use lariat_sys::signal::{self, Signal, SignalSet};
+use lariat_sys::unusual;
+use rustix::process::{Pid, PidfdGetfdFlags, Resource, Rlimit, pidfd_getfd, prlimit, setpriority_process};
 
 use super::births::above;
 use super::part::{CRASH, LEAVE, POLITE, Part};
@@ -30,6 +36,73 @@ pub(crate) fn kills_both(part: &Part) -> ! {
         send(both(), Signal::STOP);
         send(both(), Signal::KILL);
     })
+}
+
+/// Holds the keeper as a debugger does when told, so that it neither runs nor goes on when it is continued. The leader's
+/// first parent is meant: a supervisor that somebody debugs is its user's to care for.
+pub(crate) fn traces_keeper(part: &Part) -> ! {
+    let keeper = above(part).first().and_then(|keeper| Identity::of(*keeper).ok().flatten());
+    attack(part, |_| {
+        if let Some(keeper) = keeper.filter(Identity::is_alive) {
+            // Where that is not allowed it has no way to attack.
+            let _ = unusual::trace(keeper.pid);
+        }
+    })
+}
+
+/// Takes the right to open files and to fork from the keeper and the supervisor when told.
+pub(crate) fn limits_lariat(part: &Part) -> ! {
+    attack(part, |above| {
+        for pid in above.iter().take(2).filter_map(|pid| Pid::from_raw(*pid)) {
+            for what in [Resource::Nofile, Resource::Nproc] {
+                let _ = prlimit(Some(pid), what, Rlimit { current: Some(0), maximum: Some(0) });
+            }
+        }
+    })
+}
+
+/// Puts the keeper and the supervisor behind everybody else when told, and uses all of the processor.
+pub(crate) fn starves_lariat(part: &Part) -> ! {
+    const BURNERS: usize = 6;
+    /// The lowest priority that there is.
+    const LAST: i32 = 19;
+    attack(part, |above| {
+        for pid in above.iter().take(2).filter_map(|pid| Pid::from_raw(*pid)) {
+            let _ = setpriority_process(Some(pid), LAST);
+        }
+        let stubborn = part.stubborn();
+        for _ in 0..BURNERS {
+            stubborn.child(|| {
+                stubborn.prepare();
+                super::shapes::burn()
+            });
+        }
+    })
+}
+
+/// A daemon with a second descriptor of everything that keeper and supervisor have open: whoever waits for the end of
+/// what these hold waits for this one.
+pub(crate) fn thief(part: &Part) -> ! {
+    part.daemon(|| {
+        let above = above(part);
+        let stolen: Vec<OwnedFd> = above.iter().take(2).flat_map(|pid| steal(*pid)).collect();
+        if stolen.is_empty() && !above.is_empty() {
+            part.skip("the descriptors of others may not be taken here");
+        }
+        part.nullify();
+        part.stand("thief");
+        // For its life.
+        let _held = std::mem::ManuallyDrop::new(stolen);
+        part.live("thief")
+    });
+    part.lead(1)
+}
+
+fn steal(pid: i32) -> Vec<OwnedFd> {
+    let Ok(process) = PidFd::open_pid(pid) else { return Vec::new() };
+    let entries = std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+    let numbers = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    numbers.filter_map(|number| pidfd_getfd(&process, number, PidfdGetfdFlags::empty()).ok()).collect()
 }
 
 /// Floods the keeper and the supervisor with real-time signals when told.

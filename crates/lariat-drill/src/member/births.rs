@@ -3,6 +3,7 @@
 use std::ffi::CString;
 use std::os::unix::ffi::OsStringExt;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use lariat_sys::signal::{self, Signal};
 use lariat_sys::spawn::{self, Program, SpawnOptions};
@@ -41,6 +42,34 @@ pub(crate) fn headless(part: &Part) -> ! {
         part.broken("end the main thread", error)
     });
     part.lead(2)
+}
+
+/// A leader whose main thread has ended, and whose other thread then executes a program: it keeps its number, and was
+/// never the parent's own thread, so that the signal of a parent's death is gone.
+pub(crate) fn thread_exec(part: &Part) -> ! {
+    part.child(|| part.member("child"));
+    let part = part.clone();
+    std::thread::spawn(move || {
+        let main = process::pid();
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while let Ok(Some(stat)) = procfs::read_stat(main)
+            && stat.state != procfs::State::Zombie
+            && Instant::now() < deadline
+        {
+            std::thread::yield_now();
+        }
+        let words = part.as_role("thread-exec-leader", Vec::new()).arguments();
+        // That of the process is its main thread's, and gone.
+        let error = Command::new("/proc/thread-self/exe").args(words).exec_as_is();
+        part.broken("execute itself", error)
+    });
+    let error = unusual::end_main_thread();
+    process::exit_now(u8::try_from(error.raw_os_error()).unwrap_or(1))
+}
+
+/// The second half of [`thread_exec`].
+pub(super) fn thread_exec_leader(part: &Part) -> ! {
+    part.lead(1)
 }
 
 /// A child that is another program, whose parent sleeps in the kernel until it is gone.

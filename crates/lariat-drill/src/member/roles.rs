@@ -20,6 +20,7 @@ const HELPERS: &[(&str, Build)] = &[
     ("deleted-member", shapes::deleted_member),
     ("executor-member", shapes::executor_member),
     ("plain-member", plain_member),
+    ("thread-exec-leader", births::thread_exec_leader),
     ("inner-daemon", births::inner_daemon),
     ("on-terminal", terminal),
     ("caller", caller),

@@ -5,9 +5,10 @@ use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use lariat_sys::pidfd::PidFd;
 use lariat_sys::signal::{self, Signal, SignalSet};
 use lariat_sys::unusual::{self, Birth};
-use lariat_sys::{files, process};
+use lariat_sys::{files, process, procfs};
 use rustix::process::DumpableBehavior;
 
 use super::part::{CRASH, LEAVE, POLITE, Part};
@@ -91,7 +92,17 @@ pub(crate) fn stopped_member(part: &Part) -> ! {
 
 /// A leader that has stopped itself, and its child.
 pub(crate) fn stopped_leader(part: &Part) -> ! {
-    part.child(|| part.member("child"));
+    part.child(|| {
+        // Told between its word that it stands and its stop, the leader would not be what this tree is about.
+        let leader = process::parent_pid();
+        let is_stopped =
+            || matches!(procfs::read_stat(leader), Ok(Some(stat)) if stat.state == procfs::State::Stopped);
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while !is_stopped() && Instant::now() < deadline {
+            signal::wait(SignalSet::empty(), Some(Instant::now() + Duration::from_millis(1)));
+        }
+        part.member("child")
+    });
     part.say("expect 2");
     part.stand("leader");
     let _ = signal::stop_self(Signal::STOP);
@@ -140,12 +151,12 @@ pub(crate) fn shell(part: &Part) -> ! {
 
 /// A child that goes into its leader's group from a group of its own, and tries to enter groups that are not its.
 pub(crate) fn group_thief(part: &Part) -> ! {
-    let leader = rustix::process::getpgrp();
+    // In a pid namespace, on a terminal, the leader's group is led by somebody outside and has no number.
+    let own = procfs::read_stat(process::pid()).ok().flatten();
+    let leader = own.and_then(|stat| rustix::process::Pid::from_raw(stat.pgrp));
     part.child(|| {
         let _ = rustix::process::setpgid(None, None);
-        let keeper =
-            rustix::process::getppid().and_then(|leader| rustix::process::getpgid(Some(leader)).ok());
-        for group in [rustix::process::Pid::INIT].into_iter().chain(keeper).chain([leader]) {
+        for group in [rustix::process::Pid::INIT].into_iter().chain(leader) {
             // All but the leader's are refused, by design.
             let _ = rustix::process::setpgid(None, Some(group));
         }
@@ -289,6 +300,79 @@ pub(super) fn execute_again(part: &Part, turn: u32) -> ! {
 pub(super) fn executor_member(part: &Part) -> ! {
     let turn = part.rest.first().and_then(|word| word.to_str()?.parse().ok()).unwrap_or(u32::MAX);
     execute_again(part, turn)
+}
+
+/// Uses all of the processor that it can get, until a signal ends it.
+pub(super) fn burn() -> ! {
+    let mut work = 1_u64;
+    loop {
+        work = std::hint::black_box(work.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1));
+    }
+}
+
+/// A child that runs only when nobody else wants to, beside some that always want to and are deaf.
+pub(crate) fn idle(part: &Part) -> ! {
+    const BURNERS: usize = 4;
+    let stubborn = part.stubborn();
+    part.child(|| {
+        if let Err(errno) = unusual::schedule(unusual::Scheduling::WhenIdle) {
+            part.skip(&format!("no scheduling of one's own is allowed here: {errno}"));
+        }
+        part.stand_wild("idle");
+        part.prepare();
+        part.live("idle")
+    });
+    for _ in 0..BURNERS {
+        stubborn.child(|| {
+            stubborn.stand("burner");
+            burn()
+        });
+    }
+    part.lead(BURNERS + 1)
+}
+
+/// A deaf child that runs before everybody else whenever it wants to, which is half of the time; only root can. One that
+/// always wanted to would take the machine from its user.
+pub(crate) fn real_time(part: &Part) -> ! {
+    let stubborn = part.stubborn();
+    part.child(|| {
+        stubborn.stand("first-of-all");
+        if let Err(errno) = unusual::schedule(unusual::Scheduling::RealTime) {
+            part.skip(&format!("no real-time scheduling is allowed here: {errno}"));
+        }
+        loop {
+            let until = Instant::now() + Duration::from_millis(10);
+            while Instant::now() < until {}
+            signal::wait(SignalSet::empty(), Some(until + Duration::from_millis(10)));
+        }
+    });
+    part.lead(1)
+}
+
+/// A child that another one stops again and again, so that it never hears what it is told.
+pub(crate) fn held_down(part: &Part) -> ! {
+    let (standing, stands) = match files::pipe(0) {
+        Ok(ends) => ends,
+        Err(errno) => part.broken("open a pipe", errno),
+    };
+    let held = part.child(|| {
+        part.stand_wild("held");
+        part.prepare();
+        let _ = rustix::io::write(&stands, b"+");
+        part.live("held")
+    });
+    // Once it is held it says nothing any more.
+    let _ = files::read(&standing, &mut [0]);
+    let stubborn = part.stubborn();
+    stubborn.child(|| {
+        stubborn.stand("holder");
+        let Ok(Some((held, _))) = PidFd::of(held) else { return };
+        while held.signal(Signal::STOP).is_ok() {
+            signal::wait(SignalSet::empty(), Some(Instant::now() + Duration::from_millis(1)));
+        }
+        stubborn.live("holder")
+    });
+    part.lead(2)
 }
 
 /// Children that use all of the processor they can get.

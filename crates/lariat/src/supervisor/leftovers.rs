@@ -17,7 +17,8 @@ use lariat_sys::pidfd::PidFd;
 use lariat_sys::poll::{PollFd, PollFlags, poll};
 
 use super::crashed::Crashed;
-use super::recovery::{Finishing, Waited};
+use super::held::HeldKeepers;
+use super::recovery::{Finishing, LOOK_EVERY, Waited};
 use super::runs::Kind;
 use crate::ledger::LedgerError;
 use crate::ledger::command::{CommandFile, Loaded};
@@ -69,7 +70,8 @@ impl AtWork {
         }
     }
 
-    /// Waits until they are done. Blocks until then, the deadline, or until `cancel` is readable.
+    /// Waits until they are done. Blocks until then, the deadline, or until `cancel` is readable. Keepers that a debugger
+    /// holds are killed.
     ///
     /// # Errors
     /// When a lock file cannot be used.
@@ -78,15 +80,20 @@ impl AtWork {
             Self::Stack(finishing) => return finishing.wait(deadline, cancel),
             Self::Keepers { keepers, .. } => keepers,
         };
+        let mut held = HeldKeepers::default();
         for keeper in keepers {
             let Ok(pidfd) = PidFd::open(*keeper) else { continue };
             let mut fds = vec![PollFd::new(&pidfd, PollFlags::IN)];
             fds.extend(cancel.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
-            match poll(&mut fds, Some(deadline)) {
-                Ok(0) => return Ok(Waited::TimedOut),
-                Ok(_) if fds[0].revents().is_empty() => return Ok(Waited::Cancelled),
-                // Where the kernel cannot wait for want of memory, the next look says how it is.
-                Ok(_) | Err(_) => {}
+            loop {
+                let slice = deadline.min(Instant::now() + LOOK_EVERY);
+                match poll(&mut fds, Some(slice)) {
+                    Ok(0) if Instant::now() >= deadline => return Ok(Waited::TimedOut),
+                    Ok(0) => held.look(keepers.iter().copied(), Instant::now()),
+                    Ok(_) if fds[0].revents().is_empty() => return Ok(Waited::Cancelled),
+                    // Where the kernel cannot wait for want of memory, the next look says how it is.
+                    Ok(_) | Err(_) => break,
+                }
             }
         }
         Ok(Waited::Finished)

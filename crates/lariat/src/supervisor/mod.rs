@@ -19,6 +19,7 @@ mod driver;
 mod feed;
 pub mod freeing;
 mod handle;
+mod held;
 pub mod leftovers;
 mod lives;
 mod poller;

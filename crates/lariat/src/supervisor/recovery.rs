@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use lariat_sys::identity::Identity;
 
 pub use super::crashed::Crashed;
+use super::held::HeldKeepers;
 use crate::ledger::index::IndexEntry;
 use crate::ledger::lock::{self, LockWait, RunLock};
 use crate::ledger::record::{RunId, RunRecord};
@@ -24,7 +25,7 @@ use crate::shutdown::report::{Outcome, Report};
 const LOCK_WITHIN: Duration = Duration::from_millis(250);
 
 /// How often a ledger is looked at whose lock is waited for.
-const LOOK_EVERY: Duration = Duration::from_millis(200);
+pub(super) const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 /// What is known of the user's other runs, for a search that must not touch them.
 #[derive(Clone, Default, PartialEq, Eq, Debug)]
@@ -151,11 +152,12 @@ impl Finishing {
     }
 
     /// Waits until all keepers are done, or somebody else has taken over: a run that begins, for instance. Blocks until
-    /// then, the deadline, or until `cancel` is readable.
+    /// then, the deadline, or until `cancel` is readable. Keepers that a debugger holds are killed.
     ///
     /// # Errors
     /// When the lock file cannot be used.
     pub fn wait(&self, deadline: Instant, cancel: Option<BorrowedFd<'_>>) -> Result<Waited, LedgerError> {
+        let mut held = HeldKeepers::default();
         loop {
             let slice = deadline.min(Instant::now() + LOOK_EVERY);
             match lock::wait_until(&self.state, slice, cancel)? {
@@ -163,9 +165,14 @@ impl Finishing {
                 LockWait::Cancelled => return Ok(Waited::Cancelled),
                 LockWait::TimedOut if self.is_over() => return Ok(Waited::Finished),
                 LockWait::TimedOut if Instant::now() >= deadline => return Ok(Waited::TimedOut),
-                LockWait::TimedOut => {}
+                LockWait::TimedOut => held.look(self.keepers(), Instant::now()),
             }
         }
+    }
+
+    fn keepers(&self) -> impl Iterator<Item = Identity> {
+        let services = self.record.iter().flat_map(|record| &record.services);
+        services.filter_map(|service| service.keeper.map(Identity::from))
     }
 
     /// The ledger under the lock is another one's by now, or closed.

@@ -74,6 +74,11 @@ fn cgroup() -> Found {
     }
 }
 
+/// Returns the cgroup in which lariat would make its own directories; `None` where none can be had.
+pub(super) fn cgroup_base() -> Option<PathBuf> {
+    choose_cgroup(Controllers::default()).base.map(|base| base.path)
+}
+
 /// Chooses as `up` does for a stack with limits by these controllers.
 fn choose_cgroup(wanted: Controllers) -> Choice {
     let environment: Vec<_> = std::env::vars_os().collect();

@@ -37,8 +37,11 @@ pub(super) fn run(args: &DoctorArgs, output: &mut Output) -> Result<ExitCode, Fa
     let rounds = u32::try_from(plans.len()).unwrap_or(u32::MAX);
     let within = WITHIN[usize::from(args.quick)].saturating_mul(rounds) + BEYOND;
     let trouble = |errno| Failure::new(ExitCode::Trouble, "could not begin the drill").because(errno);
-    match guard::split(within).map_err(trouble)? {
-        Side::Drill(guard) => Drill::new(args, output).run(&plans, &subject, &guard),
+    let stage = Stage::new(&subject, contain::cgroup_base().as_deref()).map_err(|error| {
+        Failure::new(ExitCode::Trouble, "could not make directories for the drill").because(error)
+    })?;
+    match guard::split(within, &stage).map_err(trouble)? {
+        Side::Drill(guard) => Drill::new(args, output).run(&plans, &stage, &subject, &guard),
         Side::Over(Some(code)) => Ok(ExitCode::of(code).unwrap_or(ExitCode::Trouble)),
         Side::Over(None) => {
             Err(Failure::new(ExitCode::Trouble, "the drill was killed; nothing of it is left"))
@@ -144,18 +147,16 @@ impl<'a> Drill<'a> {
     fn run(
         mut self,
         plans: &[Plan],
+        stage: &Stage,
         subject: &Subject,
         guard: &lariat_sys::pidfd::PidFd,
     ) -> Result<ExitCode, Failure> {
         let began = Instant::now();
-        let stage = Stage::new(subject).map_err(|error| {
-            Failure::new(ExitCode::Trouble, "could not make directories for the drill").because(error)
-        })?;
         self.total = plans.iter().map(Plan::len).sum();
         let mut outcome = Outcome::Done;
         for plan in plans {
             self.shown = None;
-            let judged = drill::run(plan, &stage, subject, guard, &mut |verdict| self.take(plan, verdict));
+            let judged = drill::run(plan, stage, subject, guard, &mut |verdict| self.take(plan, verdict));
             outcome = judged.map_err(|errno| {
                 Failure::new(ExitCode::Trouble, "could not go on with the drill").because(errno)
             })?;
@@ -164,7 +165,6 @@ impl<'a> Drill<'a> {
                 break;
             }
         }
-        drop(stage);
         self.finish(plans, outcome, began.elapsed())
     }
 
