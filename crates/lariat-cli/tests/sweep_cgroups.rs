@@ -93,7 +93,7 @@ fn a_commands_directory_is_found_by_its_record_wherever_the_sweep_is() {
 /// The kernel ends all of it with its keeper; a name in the hierarchy stays.
 #[test]
 fn an_isolated_commands_directory_is_removed_by_the_next_sweep_there() {
-    let Some(arena) = bounded() else { return };
+    let Some(arena) = Arena::bounded() else { return };
     if !arena.has_pid_namespaces() {
         return;
     }

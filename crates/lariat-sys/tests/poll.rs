@@ -52,3 +52,23 @@ fn a_deadline_beyond_all_time_is_none() {
     rustix::io::write(&write, b"x").unwrap();
     assert_eq!(poll(&mut [PollFd::new(&read, PollFlags::IN)], far), Ok(1));
 }
+
+/// HAZARD(limits-from-outside): whoever has our user may take our limits away. In a process of its own.
+#[test]
+fn who_may_open_nothing_any_more_waits_all_the_same() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let (read, write) = pipe(0).unwrap();
+    let before = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: Some(0), ..before }).unwrap();
+    let soon = || Instant::now() + Duration::from_millis(20);
+    let mut watched = [PollFd::new(&read, PollFlags::IN)];
+    let plainly = rustix::event::poll(&mut watched, Some(&rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 }));
+    let (began, nothing) = (Instant::now(), poll(&mut watched, Some(soon())));
+    let waited = began.elapsed();
+    rustix::io::write(&write, b"x").unwrap();
+    let something = poll(&mut watched, Some(soon()));
+    setrlimit(Resource::Nofile, before).unwrap();
+    assert_eq!(plainly, Err(rustix::io::Errno::INVAL), "the kernel refuses, or this shows nothing");
+    assert_eq!((nothing, something), (Ok(0), Ok(1)));
+    assert!(waited >= Duration::from_millis(20) && watched[0].revents().contains(PollFlags::IN));
+}
