@@ -91,6 +91,17 @@ fn a_keeper_that_is_held_is_done_without() {
     arena.finish();
 }
 
+/// A member that has a descriptor of the run's lock makes it look as if lariat were at work: the next command does not wait
+/// for that one.
+#[test]
+fn a_member_that_has_taken_the_lock_is_not_waited_for() {
+    let arena = Arena::new();
+    let (code, report, said) =
+        drill(&arena, &["thief", "--ending", "up-all-killed", "--containment", "lineage"]);
+    assert_eq!((code, &report["findings"], &report["judged"]), (Some(0), &0.into(), &1.into()), "{said}");
+    arena.finish();
+}
+
 /// What a drill sees of a program that starts commands and cares for nothing.
 #[test]
 fn a_leak_is_noticed() {

@@ -16,7 +16,7 @@ use rustix::fs::{FlockOperation, OFlags};
 use super::index::RuntimeDir;
 use super::{LedgerError, StateDir};
 
-pub(super) const LOCK_FILE: &str = "lock";
+pub(crate) const LOCK_FILE: &str = "lock";
 /// The longest pause between two tries; the kernel does not tell when a lock becomes free.
 const TRY_EVERY: Duration = Duration::from_millis(20);
 

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use lariat_sys::identity::Identity;
 
 pub use super::crashed::Crashed;
-use super::held::HeldKeepers;
+use super::held::{HeldKeepers, LockThieves};
 use crate::ledger::index::IndexEntry;
 use crate::ledger::lock::{self, LockWait, RunLock};
 use crate::ledger::record::{RunId, RunRecord};
@@ -152,12 +152,13 @@ impl Finishing {
     }
 
     /// Waits until all keepers are done, or somebody else has taken over: a run that begins, for instance. Blocks until
-    /// then, the deadline, or until `cancel` is readable. Keepers that a debugger holds are killed.
+    /// then, the deadline, or until `cancel` is readable. Keepers that a debugger holds are killed, and so are members that
+    /// keep the lock from us.
     ///
     /// # Errors
     /// When the lock file cannot be used.
     pub fn wait(&self, deadline: Instant, cancel: Option<BorrowedFd<'_>>) -> Result<Waited, LedgerError> {
-        let mut held = HeldKeepers::default();
+        let (mut held, mut thieves) = (HeldKeepers::default(), LockThieves::default());
         loop {
             let slice = deadline.min(Instant::now() + LOOK_EVERY);
             match lock::wait_until(&self.state, slice, cancel)? {
@@ -165,8 +166,18 @@ impl Finishing {
                 LockWait::Cancelled => return Ok(Waited::Cancelled),
                 LockWait::TimedOut if self.is_over() => return Ok(Waited::Finished),
                 LockWait::TimedOut if Instant::now() >= deadline => return Ok(Waited::TimedOut),
-                LockWait::TimedOut => held.look(self.keepers(), Instant::now()),
+                LockWait::TimedOut => {
+                    held.look(self.keepers(), Instant::now());
+                    self.look_at_thieves(&mut thieves);
+                }
             }
+        }
+    }
+
+    fn look_at_thieves(&self, thieves: &mut LockThieves) {
+        let lock = std::fs::canonicalize(self.state.path().join(lock::LOCK_FILE));
+        if let (true, Some(run), Ok(lock)) = (self.at_work().is_empty(), self.run(), lock) {
+            thieves.look(&lock, run, Instant::now());
         }
     }
 
