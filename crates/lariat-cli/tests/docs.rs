@@ -219,7 +219,7 @@ impl<'a> Session<'a> {
         }
         let ending = pty.wait_end(&running);
         self.code = ending.code().or(ending.signal().map(|signal| 128 + signal)).unwrap_or(-1);
-        Ok(self.lines(&pty.text()))
+        Ok(self.lines(&pty.standing()))
     }
 
     /// Returns the lines of an output as the document would show them.

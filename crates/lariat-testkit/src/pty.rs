@@ -116,6 +116,12 @@ impl Pty {
         plain(&self.seen)
     }
 
+    /// Returns what stands there in the end: the same without what was erased to be written over.
+    #[must_use]
+    pub fn standing(&self) -> String {
+        plain(&standing(&self.seen))
+    }
+
     /// Returns what was shown since the last [`Pty::wait_for`] matched, without escape sequences.
     #[must_use]
     pub fn fresh(&self) -> String {
@@ -197,6 +203,20 @@ impl Pty {
     }
 }
 
+/// Removes lines, or what there is of them, that were erased from their beginning on.
+fn standing(bytes: &[u8]) -> Vec<u8> {
+    const ERASED: &[u8] = b"\r\x1b[K";
+    let mut text: Vec<u8> = Vec::with_capacity(bytes.len());
+    for byte in bytes {
+        text.push(*byte);
+        if text.ends_with(ERASED) {
+            let line = text.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+            text.truncate(line);
+        }
+    }
+    text
+}
+
 /// Removes escape sequences and carriage returns.
 fn plain(bytes: &[u8]) -> String {
     let mut text = Vec::with_capacity(bytes.len());
@@ -228,11 +248,18 @@ fn past_escape(after: &[u8]) -> &[u8] {
 
 #[cfg(test)]
 mod tests {
-    use super::plain;
+    use super::{plain, standing};
 
     #[test]
     fn escape_sequences_are_taken_out() {
         assert_eq!(plain(b"\x1b[1;31mred\x1b[0m\r\n\x1b]0;title\x07x\x1b(By\x1b=z"), "red\nxyz");
+    }
+
+    #[test]
+    fn what_was_written_over_does_not_stand() {
+        let text = b"one\r\nwaiting\r\x1b[Kwaiting still\r\x1b[Ktwo\x1b[K\r\nthree\r\n";
+        assert_eq!(plain(&standing(text)), "one\ntwo\nthree\n");
+        assert_eq!(standing(b"a\r\x1b[Kb"), b"b");
     }
 
     #[test]

@@ -73,8 +73,8 @@ pub(super) struct Driver {
     pub(super) queue: VecDeque<stack::Event>,
     pub(super) poller: Poller<Owner>,
     pub(super) units: Vec<Unit>,
-    /// Keepers that said their last word and are not reaped yet.
-    pub(super) leaving: Vec<(Keeper, Key)>,
+    /// Keepers that said their last word and are not reaped yet; no longer watched are those that a debugger keeps.
+    pub(super) leaving: Vec<(Keeper, Option<Key>)>,
     pub(super) pump: Pump,
     pub(super) bell: Arc<Bell>,
     pub(super) has_more_output: bool,
@@ -194,7 +194,7 @@ impl Driver {
             }
             Owner::Keeper(place) => self.hear(place),
             Owner::KeeperDeath(place) => self.keeper_died(place),
-            Owner::Leaving(pid) => self.reap_leaving(pid),
+            Owner::Leaving(pid) => self.has_left(pid),
             Owner::Probe(place) => self.turn_attempt(now, place),
         }
     }

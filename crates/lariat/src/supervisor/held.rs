@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use lariat_keeper::contain::lineage::is_keeper;
 use lariat_sys::identity::Identity;
 use lariat_sys::pidfd::PidFd;
 use lariat_sys::process;
@@ -17,6 +18,9 @@ use crate::process::Mark;
 /// How long a keeper has to be held, at every look, before it is believed to be so for good: one whose calls are only
 /// traced goes on between two looks.
 const HELD_FOR: Duration = Duration::from_secs(3);
+
+/// How often those who have the lock are looked for, among all processes.
+const HOLDERS_EVERY: Duration = Duration::from_secs(1);
 
 /// Since when which keepers have been held.
 #[derive(Debug, Default)]
@@ -39,42 +43,51 @@ impl HeldKeepers {
     }
 }
 
-/// Since when which members have had a descriptor of the lock.
+/// Since when which processes have kept the lock from us for nothing.
 #[derive(Debug, Default)]
-pub(super) struct LockThieves(BTreeMap<Identity, Instant>);
+pub(super) struct LockHolders {
+    since: BTreeMap<Identity, Instant>,
+    look_at: Option<Instant>,
+}
 
-impl LockThieves {
-    /// Looks who has the lock's file open, and kills those members of the run that had it at every look for three seconds.
-    /// The caller knows that no lariat process of the run is alive, so that nobody but a thief keeps the lock.
+impl LockHolders {
+    /// Looks, once a second, who has the lock's file open, and kills those keepers that a debugger held at every look for
+    /// three seconds. Where nobody of lariat is known to be at work for the run, so it does with the run's members.
     ///
-    /// HAZARD(stolen-lock): a member may take a second descriptor of whatever lariat has open.
-    pub(super) fn look(&mut self, lock: &Path, run: &RunId, now: Instant) {
-        let thieves: Vec<Identity> =
-            procfs::pids().unwrap_or_default().into_iter().filter_map(|pid| thief(pid, lock, run)).collect();
-        self.0.retain(|known, _| thieves.contains(known));
-        for thief in thieves {
-            if now.duration_since(*self.0.entry(thief).or_insert(now)) >= HELD_FOR {
+    /// HAZARD(traced-keeper), also where the supervisor died before it could write the keeper down. HAZARD(stolen-lock): a
+    /// member may take a second descriptor of whatever lariat has open.
+    pub(super) fn look(&mut self, lock: &Path, run: Option<&RunId>, now: Instant) {
+        if self.look_at.is_some_and(|at| now < at) {
+            return;
+        }
+        self.look_at = Some(now + HOLDERS_EVERY);
+        let pids = procfs::pids().unwrap_or_default().into_iter();
+        let holders: Vec<Identity> = pids.filter_map(|pid| idle_holder(pid, lock, run)).collect();
+        self.since.retain(|known, _| holders.contains(known));
+        for holder in holders {
+            if now.duration_since(*self.since.entry(holder).or_insert(now)) >= HELD_FOR {
                 // One that may not be killed is waited for, as before.
-                let _ = PidFd::open(thief).and_then(|thief| thief.signal(Signal::KILL));
+                let _ = PidFd::open(holder).and_then(|holder| holder.signal(Signal::KILL));
             }
         }
     }
 }
 
-/// Returns who has this number if that is a process of ours with the run's mark that has the file open. A lariat command
-/// that waits for the lock has it open for a moment only.
-fn thief(pid: i32, lock: &Path, run: &RunId) -> Option<Identity> {
-    let identity = Identity::of(pid).ok().flatten().filter(|_| pid != process::pid())?;
-    let is_marked = Mark::of(pid).is_some_and(|mark| mark.run == run.as_str());
+/// Returns who has this number if that is a process of ours, a held keeper or a member of the run, that has the file open.
+/// A lariat command that waits for the lock has it open for a moment only.
+fn idle_holder(pid: i32, lock: &Path, run: Option<&RunId>) -> Option<Identity> {
+    let stat = procfs::read_stat(pid).ok().flatten().filter(|stat| stat.pid != process::pid())?;
+    let is_held = stat.state == State::Traced && is_keeper(&stat);
+    let is_member = || run.is_some_and(|run| Mark::of(pid).is_some_and(|mark| mark.run == run.as_str()));
     let is_own = || procfs::uid(pid).ok().flatten() == Some(process::effective_user());
     let mut has_it = false;
-    if is_marked && is_own() {
+    if (is_held || is_member()) && is_own() {
         // What may not be looked into is not known to have it.
         let _ = procfs::visit_descriptors(pid, &mut |open| {
             has_it |= matches!(open, Open::File(path) if path == lock)
         });
     }
-    has_it.then_some(identity)
+    has_it.then(|| stat.identity())
 }
 
 fn is_held(keeper: Identity) -> bool {

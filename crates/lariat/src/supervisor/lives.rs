@@ -253,9 +253,9 @@ impl Driver {
         self.hear(place);
         self.settle();
         let Some(life) = &mut self.units[place].life else { return };
-        if !life.keeper.reap() {
-            return;
-        }
+        // HAZARD(traced-keeper): dead it is, and where a debugger has its zombie it is reaped when that one lets go. Were
+        // it waited for, and the debugger a member, nobody would end that one.
+        life.keeper.reap();
         self.poller.remove(life.keeper.pidfd(), life.death);
         if let Some(key) = life.talk.take() {
             self.poller.remove(&life.keeper, key);
@@ -272,12 +272,29 @@ impl Driver {
         }
     }
 
-    pub(super) fn reap_leaving(&mut self, pid: i32) {
-        let is_it = |(keeper, _): &(Keeper, Key)| keeper.identity().pid == pid;
-        let Some(index) = self.leaving.iter().position(is_it) else { return };
-        if self.leaving[index].0.reap() {
-            let (keeper, key) = self.leaving.swap_remove(index);
+    /// A keeper that had nothing more to say has exited.
+    pub(super) fn has_left(&mut self, pid: i32) {
+        self.reap_leaving();
+        // HAZARD(traced-keeper): a debugger has its zombie. It is not watched any more, for it would be reported for ever;
+        // the next change of a child, or the last look, tries again.
+        let held = self.leaving.iter_mut().find(|(keeper, _)| keeper.identity().pid == pid);
+        if let Some((keeper, key)) = held
+            && let Some(key) = key.take()
+        {
             self.poller.remove(keeper.pidfd(), key);
+        }
+    }
+
+    /// Reaps those keepers that have exited.
+    pub(super) fn reap_leaving(&mut self) {
+        let (gone, left) =
+            std::mem::take(&mut self.leaving).into_iter().partition(|(keeper, _)| keeper.reap());
+        self.leaving = left;
+        let gone: Vec<(Keeper, Option<Key>)> = gone;
+        for (keeper, key) in &gone {
+            key.iter().for_each(|key| self.poller.remove(keeper.pidfd(), *key));
+        }
+        if !gone.is_empty() {
             self.update_exceptions();
         }
     }
@@ -309,7 +326,7 @@ impl Driver {
             return self.update_exceptions();
         }
         match self.poller.add(life.keeper.pidfd(), Interest::Read, Owner::Leaving(pid)) {
-            Ok(key) => self.leaving.push((life.keeper, key)),
+            Ok(key) => self.leaving.push((life.keeper, Some(key))),
             Err(errno) => {
                 let name = &self.units[place].name;
                 self.trouble(format!("could not wait for the keeper of {name} to exit: {errno}"));

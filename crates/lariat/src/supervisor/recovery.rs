@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use lariat_sys::identity::Identity;
 
 pub use super::crashed::Crashed;
-use super::held::{HeldKeepers, LockThieves};
+use super::held::LockHolders;
 use crate::ledger::index::IndexEntry;
 use crate::ledger::lock::{self, LockWait, RunLock};
 use crate::ledger::record::{RunId, RunRecord};
@@ -158,7 +158,7 @@ impl Finishing {
     /// # Errors
     /// When the lock file cannot be used.
     pub fn wait(&self, deadline: Instant, cancel: Option<BorrowedFd<'_>>) -> Result<Waited, LedgerError> {
-        let (mut held, mut thieves) = (HeldKeepers::default(), LockThieves::default());
+        let mut holders = LockHolders::default();
         loop {
             let slice = deadline.min(Instant::now() + LOOK_EVERY);
             match lock::wait_until(&self.state, slice, cancel)? {
@@ -166,24 +166,17 @@ impl Finishing {
                 LockWait::Cancelled => return Ok(Waited::Cancelled),
                 LockWait::TimedOut if self.is_over() => return Ok(Waited::Finished),
                 LockWait::TimedOut if Instant::now() >= deadline => return Ok(Waited::TimedOut),
-                LockWait::TimedOut => {
-                    held.look(self.keepers(), Instant::now());
-                    self.look_at_thieves(&mut thieves);
-                }
+                LockWait::TimedOut => self.look_at(&mut holders),
             }
         }
     }
 
-    fn look_at_thieves(&self, thieves: &mut LockThieves) {
-        let lock = std::fs::canonicalize(self.state.path().join(lock::LOCK_FILE));
-        if let (true, Some(run), Ok(lock)) = (self.at_work().is_empty(), self.run(), lock) {
-            thieves.look(&lock, run, Instant::now());
+    fn look_at(&self, holders: &mut LockHolders) {
+        // The kernel names it by its whole path.
+        if let Ok(lock) = std::fs::canonicalize(self.state.path().join(lock::LOCK_FILE)) {
+            let run = self.run().filter(|_| self.at_work().is_empty());
+            holders.look(&lock, run, Instant::now());
         }
-    }
-
-    fn keepers(&self) -> impl Iterator<Item = Identity> {
-        let services = self.record.iter().flat_map(|record| &record.services);
-        services.filter_map(|service| service.keeper.map(Identity::from))
     }
 
     /// The ledger under the lock is another one's by now, or closed.

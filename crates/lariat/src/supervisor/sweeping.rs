@@ -154,6 +154,7 @@ impl Driver {
 
     /// Some child of ours died. Keepers are heard of by their pidfd; an orphan is reaped here.
     pub(super) fn children_changed(&mut self, now: Instant) {
+        self.reap_leaving();
         if self.sweep.is_some() {
             return self.turn_sweep(now);
         }
@@ -224,10 +225,7 @@ impl Driver {
 
     pub(super) fn look_again(&mut self, now: Instant) {
         let Some((deadline, _)) = self.verify else { return };
-        let pids: Vec<i32> = self.leaving.iter().map(|(keeper, _)| keeper.identity().pid).collect();
-        for pid in pids {
-            self.reap_leaving(pid);
-        }
+        self.reap_leaving();
         let (found, strays) = self.look_around();
         let held = self.held_ports(&found.certain);
         let is_kept = self.units.iter().any(|unit| unit.life.is_some());
