@@ -234,7 +234,12 @@ fn without_a_namespace_nothing_starts_and_the_reason_is_said() {
     let script = format!("mount -t tmpfs tmpfs /proc/sys && exec {bare},+setfcap");
     let text = refused(&arena, &["-Urm"], &script);
     assert_hints(&text, "could not mount /proc", &["systempaths="]);
-    assert!(text.contains("/proc/sys is covered") || text.contains("/proc/sys, ") || text.contains("/proc/sys and "), "{text}");
+    assert!(
+        text.contains("/proc/sys is covered")
+            || text.contains("/proc/sys, ")
+            || text.contains("/proc/sys and "),
+        "{text}"
+    );
     arena.finish();
 }
 
