@@ -47,6 +47,24 @@ fn every_start_has_a_directory_and_none_is_left() {
     arena.finish();
 }
 
+/// The end of the last life's keeper may be reported when the next one is at work already.
+#[test]
+fn a_restart_does_not_take_the_new_keeper_for_the_old_one() {
+    let arena = Arena::new();
+    let (stack, facts) = stack(&arena, "new-session", "", "");
+    let up = stack.up(&arena);
+    facts.wait_for("ready");
+    for _ in 0..60 {
+        let before = stack.count("service-ready");
+        stack.run(&arena, &["restart", "web"]).expect(0);
+        stack.wait_event("service-ready", before);
+    }
+    assert_eq!(stack.count("keeper-lost"), 0);
+    stack.run(&arena, &["down"]).expect(0);
+    up.wait().expect(0);
+    arena.finish();
+}
+
 #[test]
 fn whom_nothing_else_tells_is_found_after_every_lariat_process_was_killed() {
     // No name, no environment, no descriptors, a session and a parent of its own: under descent alone it could only be

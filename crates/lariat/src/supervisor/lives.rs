@@ -253,9 +253,12 @@ impl Driver {
         self.hear(place);
         self.settle();
         let Some(life) = &mut self.units[place].life else { return };
-        // HAZARD(traced-keeper): dead it is, and where a debugger has its zombie it is reaped when that one lets go. Were
-        // it waited for, and the debugger a member, nobody would end that one.
-        life.keeper.reap();
+        // What was reported may be the end of the life before this one, and this keeper well.
+        // HAZARD(traced-keeper): a dead one whose zombie a debugger has is reaped when that one lets go. Were it waited for,
+        // and the debugger a member, nobody would end that one.
+        if !life.keeper.reap() && !matches!(life.keeper.pidfd().has_exited(), Ok(true)) {
+            return;
+        }
         self.poller.remove(life.keeper.pidfd(), life.death);
         if let Some(key) = life.talk.take() {
             self.poller.remove(&life.keeper, key);
