@@ -119,11 +119,15 @@ fn a_crowd_larger_than_our_descriptors_is_killed_one_by_one() {
     let script = format!("i=0; while [ $i -lt {count} ]; do sleep 100 & i=$((i+1)); done; wait");
     let child = place.start(&script);
     eventually("the crowd", || place.members().len() > count);
+    let crowd = place.members();
+    // So that their zombies go with the test, and slow down nobody where init collects none.
+    lariat_sys::process::set_subreaper(true).unwrap();
     let killed = place.group.kill_frozen();
     rustix::process::setrlimit(rustix::process::Resource::Nofile, limit).unwrap();
     assert_eq!(killed, Ok(()));
     assert_eq!(place.group.wait_until_empty(Instant::now() + PATIENCE), Ok(true));
     assert_eq!(end_of(&child), KILLED);
+    eventually("all are collected", || crowd.iter().all(|pid| reap::reap(*pid) != Ok(None)));
 }
 
 #[test]
