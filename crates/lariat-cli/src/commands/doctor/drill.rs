@@ -22,7 +22,7 @@ use crate::exit_code::ExitCode;
 use crate::output::{Failure, Output};
 
 /// How long no new cell is begun after this, in a drill of everything and in a quick one, for one round.
-const WITHIN: [Duration; 2] = [Duration::from_secs(600), Duration::from_secs(60)];
+const WITHIN: [Duration; 2] = [Duration::from_secs(1200), Duration::from_secs(100)];
 /// How long the last cells and the cleaning may take beyond that, before the guard ends the drill.
 const BEYOND: Duration = Duration::from_secs(200);
 
