@@ -84,6 +84,8 @@ fn whoever_executes_itself_again_and_again_is_known_by_its_environment() {
     let mut again = program(&[script.to_str().unwrap()]);
     again.env.push(c"LARIAT_RUN=0123".to_owned());
     let child = Guard::start(&again, &SpawnOptions::default());
+    // We go on a moment before the child has a memory of its own, and until then it shows our environment.
+    eventually("the first exec", || procfs::environ_has(child.pid(), b"LARIAT_RUN=0123") == Ok(true));
     let stat = procfs::read_stat(child.pid()).unwrap().unwrap();
     for look in 0..300 {
         let environ = procfs::settled_environ(&stat).unwrap().unwrap();
