@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use lariat_testkit::trace::{Trace, Victims, Who};
 use lariat_testkit::{
-    Arena, Command, Containment, Facts, PATIENCE, Stack, fixture, needs, subject, wait_until,
+    Arena, Command, Containment, Facts, PATIENCE, Stack, census, fixture, needs, subject, wait_until,
 };
 
 const LARIAT: &str = env!("CARGO_BIN_EXE_lariat");
@@ -12,6 +12,11 @@ const MEMBERS: [&str; 2] = ["leader", "daemon"];
 
 /// Starts a command, holds its keeper up at its first word, which names the leader, and kills it there.
 fn lose_it_before_its_first_word(command: Command, facts: &Facts) -> Option<Trace> {
+    lose_it_then(command, || facts.has("ready"))
+}
+
+/// The same, once `is_time`.
+fn lose_it_then(command: Command, is_time: impl Fn() -> bool) -> Option<Trace> {
     let mut trace = match Trace::start(command, &subject::lariat(LARIAT), Who::Supervisor, None) {
         Ok(trace) => trace,
         Err(error) => {
@@ -20,7 +25,7 @@ fn lose_it_before_its_first_word(command: Command, facts: &Facts) -> Option<Trac
         }
     };
     trace.hold(Who::Keeper(0), "sendto", 0);
-    assert!(trace.run("the keeper's first word", |trace| trace.is_held() && facts.has("ready")));
+    assert!(trace.run("the keeper's first word", |trace| trace.is_held() && is_time()));
     trace.strike(Victims::Keeper(0));
     assert!(trace.has_struck());
     Some(trace)
@@ -60,6 +65,44 @@ fn a_keeper_of_a_service_that_dies_before_its_first_word_leaves_nobody_to_be_tol
     let Some(trace) = lose_it_before_its_first_word(command, &facts) else { return };
     assert_eq!(trace.running().wait().code(), Some(1));
     assert_told_once(&facts);
+    arena.finish();
+}
+
+/// Who died before its keeper heard nothing of that one's death, and nobody is taken for it who leads a session as it did.
+#[test]
+fn an_orphan_is_not_taken_for_its_leader_that_is_dead() {
+    // Without a trial of cgroups, whose process would be counted as a keeper.
+    let arena = Arena::with(Containment::Lineage);
+    let script = |facts: &Facts| {
+        format!("setsid sh -c \"{}\" &", fixture::line("alone", facts, "--manner graceful --ms 5"))
+    };
+    let is_orphan = |facts: &Facts| {
+        let seen = facts.has("ready").then(|| census::Seen::of(facts.pid("leader"))).flatten();
+        let parent =
+            seen.filter(|seen| seen.session == seen.pid).and_then(|seen| census::Seen::of(seen.parent));
+        parent.is_some_and(|parent| parent.comm.starts_with("keeper:"))
+    };
+    let assert_told = |facts: &Facts| {
+        assert_eq!(facts.told("leader"), [1], "{:?}", facts.names());
+        assert!(facts.has("clean-leader"), "{:?}", facts.names());
+    };
+
+    let facts = arena.facts("run");
+    let words = ["run", "--grace", "20s", "--", "sh", "-c", &script(&facts)];
+    let command = arena.command(subject::lariat(LARIAT)).args(words).own_session();
+    let Some(trace) = lose_it_then(command, || is_orphan(&facts)) else { return };
+    assert_eq!(trace.running().wait().code(), Some(125));
+    assert_told(&facts);
+
+    let facts = arena.facts("up");
+    let toml =
+        format!("[service.server]\nrun = ['sh', '-c', '{}']\nstop = {{ grace = '14s' }}\n", script(&facts));
+    let stack = Stack::new(&arena, LARIAT, "project", &toml);
+    let Some(trace) = lose_it_then(stack.lariat(&arena, &["up", "--yes"]), || is_orphan(&facts)) else {
+        return;
+    };
+    assert_eq!(trace.running().wait().code(), Some(1));
+    assert_told(&facts);
     arena.finish();
 }
 

@@ -8,7 +8,8 @@ use std::fs;
 use std::time::{Duration, SystemTime};
 
 use crash::{
-    LARIAT, User, at_runtime, is_alive, kill_at_once, lariat, listed, names, project, said, wait_records,
+    LARIAT, User, at_runtime, is_alive, kill_at_once, lariat, listed, mark_of, names, project, said,
+    wait_records,
 };
 use lariat_testkit::census::Seen;
 use lariat_testkit::{Arena, Containment, Facts, PATIENCE, Running, fixture, wait_until};
@@ -99,12 +100,6 @@ fn everything_that_crashed_is_ended_and_nothing_that_lives() {
     stranger.signal(libc::SIGKILL);
     stranger.wait();
     arena.finish();
-}
-
-fn mark_of(pid: i32) -> String {
-    let environment = fs::read(format!("/proc/{pid}/environ")).expect("it is alive");
-    let mut entries = environment.split(|byte| *byte == 0).map(String::from_utf8_lossy);
-    entries.find_map(|entry| entry.strip_prefix("LARIAT_RUN=").map(str::to_owned)).expect("it is marked")
 }
 
 /// A run inside a run carries the outer one's mark, and is what the outer one leaves when that is killed.

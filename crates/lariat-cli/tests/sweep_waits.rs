@@ -4,7 +4,7 @@ mod crash;
 
 use std::time::Duration;
 
-use crash::{LARIAT, crash, is_alive, names, said, wait_ledger};
+use crash::{LARIAT, crash, is_alive, mark_of, names, said, wait_ledger};
 use lariat_testkit::census::Seen;
 use lariat_testkit::stuck::DeafServer;
 use lariat_testkit::{Arena, Containment, Facts, PATIENCE, Pty, Stack, fixture, is_root, needs, wait_until};
@@ -75,6 +75,24 @@ fn an_up_that_is_interrupted_while_it_ends_leftovers_starts_nothing() {
     let ending = up.wait().expect(8);
     assert!(ending.err().contains("nothing was started"), "{}", said(&ending));
     assert!(!is_alive(facts.pid("leader")) && stack.count("startup-finished") == before);
+    arena.finish();
+}
+
+/// Called from a shell that the run left, a command carries the run's mark and has the run's lock, as a member that has
+/// stolen it would.
+#[test]
+fn a_marked_command_that_ends_a_run_is_not_killed_by_the_next_one_that_waits() {
+    let arena = Arena::with(Containment::Lineage);
+    let (stack, facts) = crashed(&arena, "alone", "--manner stubborn", "8s");
+    let first =
+        stack.lariat(&arena, &["down", "--yes"]).env("LARIAT_RUN", mark_of(facts.pid("leader"))).start();
+    wait_until("the lock", PATIENCE, || first.stderr().contains("waiting ").then_some(()));
+    let second = stack.lariat(&arena, &["down", "--yes"]).start();
+    // A thief is given three seconds, and somebody looks once a second.
+    let first = first.wait().expect(0);
+    assert!(first.out().contains("nothing is left") && !is_alive(facts.pid("leader")), "{}", said(&first));
+    let second = second.wait().expect(6);
+    assert!(second.err().contains("another lariat is ending"), "it has waited: {}", said(&second));
     arena.finish();
 }
 

@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use lariat_sys::identity::Identity;
+use lariat_sys::procfs::Stat;
 use lariat_sys::{process, procfs};
 
 use crate::contain::Containment;
@@ -35,6 +36,16 @@ pub fn was_told_by_death(leader: Identity) -> bool {
         Ok(Some(status)) => status.real_user == us && status.saved_user == us && leader.is_alive(),
         Ok(None) | Err(_) => false,
     }
+}
+
+/// Returns the leader among the orphans of a keeper that died before it could name it: who was born first, for a keeper
+/// makes nobody else and keeps its zombie, and all others descend from it. Of one clock tick (10 ms) the lower number was
+/// born first, unless the numbers came round in between.
+///
+/// HAZARD(hand-on-order): a list of children is not in that order.
+#[must_use]
+pub fn first_born(orphans: impl IntoIterator<Item = Stat>) -> Option<Stat> {
+    orphans.into_iter().min_by_key(|stat| (stat.start, stat.pid))
 }
 
 impl<C: Containment> Ending<C> {

@@ -22,7 +22,7 @@ use crate::{Errno, Result};
 mod descriptors;
 mod text;
 
-pub use descriptors::{Open, visit_descriptors};
+pub use descriptors::{Open, has_locked, visit_descriptors};
 pub use text::{Comm, State};
 
 /// The most bytes of a `cmdline`, `environ` or `status` that are read; the kernel's own limit for arguments and
@@ -489,6 +489,8 @@ pub(crate) fn fuzz(bytes: &[u8]) {
     }
     let _ = text::status(bytes);
     let _ = text::number::<i32>(bytes);
+    let _ = text::pidfd_number(bytes);
+    text::lock_takers(bytes).for_each(drop);
 }
 
 #[cfg(test)]

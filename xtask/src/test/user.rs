@@ -7,7 +7,7 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result};
 
@@ -66,7 +66,9 @@ struct Home(PathBuf);
 
 impl Home {
     fn new() -> Result<Self> {
-        let path = std::env::temp_dir().join(format!("lariat-user-{}", std::process::id()));
+        // By the clock as well: numbers come again, most of all in a pid namespace, and one that was killed leaves its own.
+        let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_nanos();
+        let path = std::env::temp_dir().join(format!("lariat-user-{}-{now}", std::process::id()));
         fs::create_dir(&path).with_context(|| format!("could not make {}", path.display()))?;
         let home = Self(path);
         fs::set_permissions(&home.0, fs::Permissions::from_mode(0o700))?;

@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 use lariat::ledger::index::RunIndex;
 use lariat::ledger::recover::Found;
 use lariat::service::spec::StackSpec;
-use lariat::shutdown::found::reason_in_words;
 use lariat::shutdown::report::{HeldPort, Report};
 use lariat::shutdown::verify;
 use lariat::supervisor::recovery::{self, Access, Crashed, Finishing, Others, Past, Waited};
@@ -151,7 +150,7 @@ fn show(crashed: &Crashed, output: &mut Output) {
     let users = Users::read();
     for found in &findings.possible {
         let user = other_user(found, &users);
-        let (pid, why) = (found.identity.pid, reason_in_words(found));
+        let (pid, why) = (found.identity.pid, found.reason());
         let command = harmless(&found.command);
         output.note(&format!(
             "  possibly also {pid}{user} `{command}`: {why}; it is left alone, `lariat sweep` asks about it"
@@ -171,7 +170,7 @@ pub(crate) fn lines(found: &[Found]) -> Vec<String> {
     let line = |found: &Found| {
         let service = found.service.as_ref().map(|service| format!(" {}", harmless(service)));
         let (pid, age) = (found.identity.pid, duration(found.age));
-        let (command, why) = (harmless(&found.command), reason_in_words(found));
+        let (command, why) = (harmless(&found.command), found.reason());
         let (service, user) = (service.unwrap_or_default(), other_user(found, &users));
         format!("  {pid}{service}{user} `{command}`, {age} old: {why}")
     };

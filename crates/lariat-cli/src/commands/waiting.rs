@@ -6,7 +6,7 @@
 use std::time::{Duration, Instant};
 
 use lariat::ledger::recover::Found;
-use lariat::shutdown::found::Pace;
+use lariat::shutdown::endings::Pace;
 use lariat_sys::identity::Identity;
 
 use super::show::{duration, harmless};

@@ -14,7 +14,7 @@ use lariat_keeper::contain::cgroup::{self, Bounded};
 use lariat_keeper::contain::choose;
 use lariat_keeper::contain::limits::{self, NoLimits, OutOfMemory};
 use lariat_keeper::contain::lineage::Lineage;
-use lariat_keeper::ending::{Ending as Adoption, was_told_by_death};
+use lariat_keeper::ending::{Ending as Adoption, first_born, was_told_by_death};
 use lariat_keeper::entry::{Holdings, become_keeper};
 use lariat_keeper::stop::StopPlan;
 use lariat_keeper::wire::{Named, Notice, Order, Plan};
@@ -565,21 +565,20 @@ impl Driver<'_> {
         let _ = signal::stop_self_if(signal, || self.leader_is_stopped());
     }
 
-    /// Returns who the command must be when its keeper died before it could say so: a keeper's first child is the leader,
-    /// whose zombie it keeps, and the kernel hands children on in their order.
-    fn eldest_orphan(&self) -> Option<Identity> {
+    /// Returns who the command must be when its keeper died before it could say so.
+    fn orphaned_leader(&self) -> Option<Identity> {
         let mut children = Vec::new();
         // Without a list nobody counts as told, and the leader hears of the stop twice.
         let _ = tree::children(process::pid(), &mut children);
         // HAZARD(traced-zombie): a dead keeper may still be among them, and is older than its orphans.
-        let is_other = |pid: &i32| self.strangers.contains(pid) || self.dead_keeper == Some(*pid);
-        let eldest = children.into_iter().find(|pid| !is_other(pid))?;
-        Identity::of(eldest).ok().flatten()
+        children.retain(|pid| !self.strangers.contains(pid) && self.dead_keeper != Some(*pid));
+        let orphans = children.into_iter().filter_map(|pid| procfs::read_stat(pid).ok().flatten());
+        first_born(orphans).map(|leader| leader.identity())
     }
 
     fn adopt(&mut self, grace: Duration) {
         self.awake.still();
-        let leader = self.leader.or_else(|| self.eldest_orphan());
+        let leader = self.leader.or_else(|| self.orphaned_leader());
         let told = leader.filter(|leader| was_told_by_death(*leader));
         let lineage = Lineage::of_orphans(leader, self.strangers.clone());
         let members = Bounded::new(lineage, self.group.take().into_iter().collect());

@@ -73,6 +73,13 @@ pub(crate) fn is_alive(pid: i32) -> bool {
     Seen::of(pid).is_some_and(|seen| seen.is_alive())
 }
 
+/// Returns the run that a process carries the mark of.
+pub(crate) fn mark_of(pid: i32) -> String {
+    let environment = fs::read(format!("/proc/{pid}/environ")).expect("it is alive");
+    let mut entries = environment.split(|byte| *byte == 0).map(String::from_utf8_lossy);
+    entries.find_map(|entry| entry.strip_prefix("LARIAT_RUN=").map(str::to_owned)).expect("it is marked")
+}
+
 /// Returns a directory of the arena's environment.
 pub(crate) fn directory(arena: &Arena, variable: &str) -> PathBuf {
     let found = arena.environment().into_iter().find(|(name, _)| name == variable);

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, RawDir};
 
-use super::{ProcPath, absent, read_shared, text};
+use super::{ProcPath, absent, read_shared, read_text, text};
 use crate::{Errno, Result};
 
 /// The longest target of a descriptor's link that is read; a longer path is cut.
@@ -28,8 +28,13 @@ pub enum Open<'a> {
         /// Its number.
         inode: u64,
     },
-    /// A file of whatever kind. The kernel adds ` (deleted)` to one that was removed.
-    File(&'a Path),
+    /// A file of whatever kind.
+    File {
+        /// The number of the descriptor in its process.
+        descriptor: i32,
+        /// Its path. The kernel adds ` (deleted)` to one that was removed.
+        path: &'a Path,
+    },
 }
 
 /// Calls `visit` for each pipe, socket and file that a process has open; never for a process that is gone.
@@ -74,10 +79,22 @@ fn visit_in(path: &ProcPath, visit: &mut dyn FnMut(Open<'_>)) -> Result<Option<b
         } else if let Some(inode) = numbered(target, b"socket:[") {
             visit(Open::Socket { inode });
         } else if target.starts_with(b"/") {
-            visit(Open::File(Path::new(OsStr::from_bytes(target))));
+            let Some(descriptor) = text::number(entry.file_name().to_bytes()) else { continue };
+            visit(Open::File { descriptor, path: Path::new(OsStr::from_bytes(target)) });
         }
     }
     Ok(Some(has_any))
+}
+
+/// Says whether a process has locked an open file of its own by flock(2) or fcntl(2), as `/proc/PID/fdinfo` names the taker
+/// of a lock (Linux's Documentation/filesystems/proc.rst, 3.8). A lock that came with a copy of somebody else's descriptor
+/// was taken by that other one, dead or alive. `false` for a process that is gone.
+///
+/// # Errors
+/// [`Errno::ACCESS`] for a process that we may not look into.
+pub fn has_locked(pid: i32, descriptor: i32) -> Result<bool> {
+    let text = read_text(&ProcPath::new(pid, "/fdinfo/").number(descriptor))?;
+    Ok(text.is_some_and(|text| text::lock_takers(&text).any(|taker| taker == pid)))
 }
 
 /// Reads `KIND:[NUMBER]`.
@@ -124,11 +141,43 @@ mod tests {
         let (mut has_socket, mut has_file) = (false, false);
         visit_descriptors(crate::process::pid(), &mut |open| match open {
             Open::Socket { inode } => has_socket |= inode == wanted,
-            Open::File(path) => has_file |= path == exe,
+            Open::File { path, .. } => has_file |= path == exe,
             Open::Pipe { .. } => {}
         })
         .unwrap();
         assert!(has_socket && has_file);
         visit_descriptors(i32::MAX, &mut |_| panic!("nobody has anything open")).unwrap();
+    }
+
+    /// The process of the next test that has a copy. It is this test program again; without its variable, this does nothing.
+    #[test]
+    fn copying_process() {
+        if std::env::var_os(COPYING).is_some() {
+            let mut byte = [0];
+            let _ = std::io::Read::read(&mut std::io::stdin(), &mut byte);
+        }
+    }
+
+    const COPYING: &str = "LARIAT_TEST_COPIES";
+
+    #[test]
+    fn a_lock_is_its_takers_and_not_of_whoever_has_a_copy() {
+        let file = tempfile::tempfile().unwrap();
+        let own = std::os::fd::AsRawFd::as_raw_fd(&file);
+        let pid = crate::process::pid();
+        assert_eq!(has_locked(pid, own), Ok(false), "nobody has locked it");
+        assert_eq!(crate::files::lock_exclusive(&file), Ok(true));
+        assert_eq!(has_locked(pid, own), Ok(true));
+        let mut command = std::process::Command::new(std::env::current_exe().unwrap());
+        command.args(["--exact", "procfs::descriptors::tests::copying_process"]).env(COPYING, "1");
+        // As its standard error it has a copy.
+        let copy = file.try_clone().unwrap();
+        command.stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::null()).stderr(copy);
+        let mut child = command.spawn().unwrap();
+        let other = i32::try_from(child.id()).unwrap();
+        assert_eq!(has_locked(other, 2), Ok(false), "we have");
+        drop(child.stdin.take());
+        child.wait().unwrap();
+        assert_eq!(has_locked(other, 2), Ok(false), "it is gone");
     }
 }

@@ -190,6 +190,15 @@ pub(super) fn pidfd_number(text: &[u8]) -> Option<i32> {
     number(line.trim_ascii())
 }
 
+/// Returns who has taken each of the locks that the `fdinfo` of a file tells; 0 for one of whom we may not know.
+pub(super) fn lock_takers(text: &[u8]) -> impl Iterator<Item = i32> {
+    let lines = text.split(|byte| *byte == b'\n').filter_map(|line| line.strip_prefix(b"lock:"));
+    // Its place in the list, flock or not, advisory or not, read or write, the number.
+    lines.filter_map(|line| {
+        line.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty()).nth(4).and_then(number)
+    })
+}
+
 fn three_users(value: &[u8]) -> Option<(u32, u32, u32)> {
     let mut users = value.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty()).map(number::<u32>);
     Some((users.next()??, users.next()??, users.next()??))
@@ -211,6 +220,17 @@ mod tests {
         assert_eq!(pidfd_number(b"Pid:\t-1\nNSpid:\t-1\n"), Some(-1));
         for text in [&b""[..], b"pos:\t0\n", b"NSpid:\t1\n", b"Pid:\tx\n", b"Pid:\t99999999999\n"] {
             assert_eq!(pidfd_number(text), None);
+        }
+    }
+
+    #[test]
+    fn the_takers_of_locks_are_read() {
+        let takers = |text: &[u8]| lock_takers(text).collect::<Vec<_>>();
+        let two = b"pos:\t0\nlock:\t1: FLOCK  ADVISORY  WRITE 359 00:13:11691 0 EOF\n\
+            lock:\t1: POSIX  ADVISORY  READ  4242 00:13:11691 0 9\n";
+        assert_eq!(takers(two), [359, 4242]);
+        for text in [&b""[..], b"lock:\n", b"lock:\t1: FLOCK  ADVISORY  WRITE\n", b"lock:\t1: A B C D\n"] {
+            assert_eq!(takers(text), []);
         }
     }
 

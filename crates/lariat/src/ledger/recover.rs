@@ -29,6 +29,7 @@ use crate::process::{age_of, command_of};
 pub mod patterns;
 mod search;
 mod snapshot;
+mod words;
 
 pub use super::record::pid_namespace as own_pid_namespace;
 pub use search::{by_pattern, find, has};

@@ -12,16 +12,14 @@ use lariat_keeper::contain::Containment;
 use lariat_keeper::contain::cgroup::{self, Directory};
 use lariat_keeper::contain::limits;
 use lariat_keeper::contain::lineage::{is_keeper, life, signal_identity};
-use lariat_keeper::ending::Ending;
 use lariat_keeper::stop::{Member, Role};
-use lariat_keeper::wire::{End, Named};
 use lariat_sys::cgroup::Cgroup;
 use lariat_sys::identity::Identity;
 use lariat_sys::procfs;
 use lariat_sys::signal::Signal;
 use lariat_sys::{Errno, process, reap, tree};
 
-use crate::ledger::recover::{self, Clues, Findings, Found, Living, Snapshot, Trace, Why, newborn, survey};
+use crate::ledger::recover::{self, Clues, Findings, Found, Living, Snapshot, Why, newborn, survey};
 use crate::process::{Mark, age_of, command_of};
 
 /// Directories, opened.
@@ -406,141 +404,16 @@ fn parents_first(found: &mut [Found]) {
     found.sort_by_cached_key(|f| depth(f.identity.pid));
 }
 
-/// How the end of one set came out.
-#[derive(Clone, Default, PartialEq, Eq, Debug)]
-pub struct Ended {
-    /// The counts.
-    pub end: End,
-    /// Who could not be ended, the first of them.
-    pub left: Vec<Named>,
-}
-
-/// How whoever waits for an end wants it.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub enum Pace {
-    /// Grace periods are kept.
-    Patient,
-    /// They are over: everybody is killed.
-    Hurried,
-    /// Nobody is waited for any more.
-    Left,
-}
-
-/// The longest pause between two looks at somebody who is being ended.
-const TURN_EVERY: Duration = Duration::from_millis(20);
-
-/// Ends several sets side by side, and returns how each came out, in their order.
-///
-/// Blocks until nobody is left, or nothing helps any more: the longest grace period and fifteen seconds at most. `pace` is
-/// asked every few milliseconds; of a set that it leaves nothing is known but that it was not ended.
-pub fn end_all(sets: Vec<Ending<FoundSet>>, mut pace: impl FnMut() -> Pace) -> Vec<Ended> {
-    let mut done: Vec<Ended> = vec![Ended::default(); sets.len()];
-    let mut endings: Vec<(usize, Ending<FoundSet>)> = sets.into_iter().enumerate().collect();
-    let mut has_hurried = false;
-    while !endings.is_empty() {
-        let wanted = pace();
-        if wanted == Pace::Left {
-            break;
-        }
-        let hurries = !has_hurried && wanted == Pace::Hurried;
-        has_hurried |= hurries;
-        endings.retain_mut(|(place, ending)| {
-            let end = if hurries { ending.hurry() } else { ending.turn() };
-            if let Some(end) = end {
-                done[*place] = Ended { end, left: ending.left().to_vec() };
-            }
-            end.is_none()
-        });
-        let soon = Instant::now() + TURN_EVERY;
-        let wake = endings.iter().filter_map(|(_, ending)| ending.wake_at()).fold(soon, Instant::min);
-        if !endings.is_empty() {
-            // It fails only for want of memory; then the loop turns without a pause until the machines give up.
-            let _ = lariat_sys::poll::poll(&mut [], Some(wake));
-        }
-    }
-    done
-}
-
-impl Ended {
-    /// Counts several as one.
-    #[must_use]
-    pub fn sum(all: impl IntoIterator<Item = Self>) -> Self {
-        let mut sum = Self::default();
-        for one in all {
-            sum.end.told += one.end.told;
-            sum.end.killed += one.end.killed;
-            sum.end.left += one.end.left;
-            sum.end.stop_time = sum.end.stop_time.max(one.end.stop_time);
-            sum.left.extend(one.left);
-        }
-        sum
-    }
-
-    /// Says why this process is left.
-    #[must_use]
-    pub fn reason(&self, process: Identity) -> String {
-        let errno = self.left.iter().find(|named| named.identity == process).map(|named| named.errno);
-        match errno {
-            None => "it was not ended".into(),
-            Some(0) => "it does not die of KILL".into(),
-            Some(errno) => {
-                let text = lariat_sys::Errno::from_raw_os_error(errno).to_string();
-                let text = text.split(" (os error").next().unwrap_or_default().to_lowercase();
-                format!("it could not be signalled: {text}")
-            }
-        }
-    }
-}
-
-/// Says in words why a process is thought to be the run's.
-#[must_use]
-pub fn why_in_words(why: Why) -> String {
-    match why {
-        Why::Recorded => "the record names it as a leader".into(),
-        Why::Left => "the record names it as one that could not be ended".into(),
-        Why::Cgroup => "it is in a cgroup that was made for the run".into(),
-        Why::Abandoned => "it is in the cgroup of a run that is over".into(),
-        Why::Marked => "it carries the run's marker".into(),
-        Why::MarkedByOther => {
-            "it carries the run's marker, and is another user's, who may have put it there".into()
-        }
-        Why::Output => "it can write to the output of a service".into(),
-        Why::Chosen => "it was chosen".into(),
-        Why::Descendant(pid) => format!("it descends from {pid}, which is the run's"),
-        Why::Session(number) => format!("it is in session {number}, which a service led"),
-        Why::Group(number) => format!("it is in process group {number}, which a service led"),
-        Why::Port(port) => format!("it listens on port {port}, which a service claimed"),
-        Why::Place(trace) => {
-            let trace = match trace {
-                Trace::WorkingDirectory => "its working directory",
-                Trace::Program => "its program",
-                Trace::File => "a file that it has open",
-            };
-            format!(
-                "{trace} is in the project, and it is an orphan without environment, born since the run began"
-            )
-        }
-        Why::Pattern => "its command is a development server's, and it works in the project".into(),
-    }
-}
-
-/// Says in words why a process is here; with the pattern, where one led to it.
-#[must_use]
-pub fn reason_in_words(found: &Found) -> String {
-    match &found.pattern {
-        Some(pattern) => format!("it matches `{pattern}`, and it works in the project"),
-        None => why_in_words(found.why),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::process::{Child, Command};
 
+    use lariat_keeper::ending::Ending;
     use lariat_keeper::stop::StopPlan;
 
     use super::*;
     use crate::ledger::record::RunId;
+    use crate::shutdown::endings::{Pace, end_all};
 
     /// A marked process that is killed at the end, whatever the test did.
     struct Marked(Child);

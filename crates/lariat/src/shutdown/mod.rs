@@ -2,6 +2,7 @@
 //!
 //! What is decided here is pure; [`crate::supervisor`] carries it out.
 
+pub mod endings;
 pub mod found;
 pub mod plan;
 pub mod report;

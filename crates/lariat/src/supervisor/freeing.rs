@@ -22,7 +22,8 @@ use crate::ledger::recover::{Clues, Found};
 use crate::ledger::store::{self, Loaded};
 use crate::ledger::{LedgerError, StateDir, answers};
 use crate::ports::{self, Holder, HolderProcess, PortError};
-use crate::shutdown::found::{Ended, FoundSet, Pace, end_all};
+use crate::shutdown::endings::{Ended, Pace, end_all};
+use crate::shutdown::found::FoundSet;
 
 /// How long a lock that somebody only looks at is waited for.
 const LOCK_WITHIN: Duration = Duration::from_millis(250);

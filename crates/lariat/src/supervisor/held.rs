@@ -1,7 +1,7 @@
 //! What makes a run whose supervisor is dead look as if lariat were at work in it: keepers that a debugger holds, and
-//! members with a descriptor of the lock. Both are done without.
+//! members with a copy of the lock. Both are done without.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -15,44 +15,61 @@ use lariat_sys::signal::Signal;
 use crate::ledger::record::RunId;
 use crate::process::Mark;
 
-/// How long a keeper has to be held, at every look, before it is believed to be so for good: one whose calls are only
-/// traced goes on between two looks.
-const HELD_FOR: Duration = Duration::from_secs(3);
+/// How long one has to be in the way, at every look, before it is believed to be so for good: a keeper whose calls are
+/// only traced goes on between two looks.
+const IN_THE_WAY_FOR: Duration = Duration::from_secs(3);
 
 /// How often those who have the lock are looked for, among all processes.
 const HOLDERS_EVERY: Duration = Duration::from_secs(1);
 
-/// Since when which keepers have been held.
+/// Since when who has been in the way.
 #[derive(Debug, Default)]
-pub(super) struct HeldKeepers(BTreeMap<Identity, Instant>);
+struct InTheWay(BTreeMap<Identity, Instant>);
+
+impl InTheWay {
+    /// Takes who is in the way now, and kills those who were at every look for three seconds. One that may not be killed
+    /// is waited for, like any other that is at work.
+    fn look(&mut self, now_there: &BTreeSet<Identity>, now: Instant) {
+        for process in self.overdue(now_there, now) {
+            let _ = PidFd::open(process).and_then(|process| process.signal(Signal::KILL));
+        }
+    }
+
+    fn overdue(&mut self, now_there: &BTreeSet<Identity>, now: Instant) -> Vec<Identity> {
+        self.0.retain(|known, _| now_there.contains(known));
+        for process in now_there {
+            self.0.entry(*process).or_insert(now);
+        }
+        let is_overdue = |since: Instant| now.duration_since(since) >= IN_THE_WAY_FOR;
+        self.0.iter().filter(|(_, since)| is_overdue(**since)).map(|(process, _)| *process).collect()
+    }
+}
+
+/// The keepers of one run, of which some may be held.
+#[derive(Debug, Default)]
+pub(super) struct HeldKeepers(InTheWay);
 
 impl HeldKeepers {
-    /// Looks at the keepers, and kills those that were held at every look for three seconds. With such a one gone its run
+    /// Looks at all keepers, and kills those that were held at every look for three seconds. With such a one gone its run
     /// has crashed, so that whoever is left is found and ended.
     ///
     /// HAZARD(traced-keeper): no signal but KILL reaches it, and the debugger may be a member of its own.
     pub(super) fn look(&mut self, keepers: impl Iterator<Item = Identity>, now: Instant) {
-        for keeper in keepers {
-            if !is_held(keeper) {
-                self.0.remove(&keeper);
-            } else if now.duration_since(*self.0.entry(keeper).or_insert(now)) >= HELD_FOR {
-                // One that may not be killed is waited for like any other that is at work.
-                let _ = PidFd::open(keeper).and_then(|keeper| keeper.signal(Signal::KILL));
-            }
-        }
+        self.0.look(&keepers.filter(|keeper| is_held(*keeper)).collect(), now);
     }
 }
 
-/// Since when which processes have kept the lock from us for nothing.
+/// Those who keep the lock from us for nothing.
 #[derive(Debug, Default)]
 pub(super) struct LockHolders {
-    since: BTreeMap<Identity, Instant>,
+    holders: InTheWay,
     look_at: Option<Instant>,
 }
 
 impl LockHolders {
     /// Looks, once a second, who has the lock's file open, and kills those keepers that a debugger held at every look for
-    /// three seconds. Where nobody of lariat is known to be at work for the run, so it does with the run's members.
+    /// three seconds. Where nobody of lariat is known to be at work for the run, so it does with the run's members, unless
+    /// they have taken the lock themselves.
     ///
     /// HAZARD(traced-keeper), also where the supervisor died before it could write the keeper down. HAZARD(stolen-lock): a
     /// member may take a second descriptor of whatever lariat has open.
@@ -62,35 +79,53 @@ impl LockHolders {
         }
         self.look_at = Some(now + HOLDERS_EVERY);
         let pids = procfs::pids().unwrap_or_default().into_iter();
-        let holders: Vec<Identity> = pids.filter_map(|pid| idle_holder(pid, lock, run)).collect();
-        self.since.retain(|known, _| holders.contains(known));
-        for holder in holders {
-            if now.duration_since(*self.since.entry(holder).or_insert(now)) >= HELD_FOR {
-                // One that may not be killed is waited for, as before.
-                let _ = PidFd::open(holder).and_then(|holder| holder.signal(Signal::KILL));
-            }
-        }
+        self.holders.look(&pids.filter_map(|pid| idle_holder(pid, lock, run)).collect(), now);
     }
 }
 
-/// Returns who has this number if that is a process of ours, a held keeper or a member of the run, that has the file open.
-/// A lariat command that waits for the lock has it open for a moment only.
+/// Returns who has this number if that is a process of ours, a held keeper or a member of the run, that has the file open
+/// and did not lock it: a lariat command that somebody calls from within the run has taken it, and is at work.
 fn idle_holder(pid: i32, lock: &Path, run: Option<&RunId>) -> Option<Identity> {
     let stat = procfs::read_stat(pid).ok().flatten().filter(|stat| stat.pid != process::pid())?;
     let is_held = stat.state == State::Traced && is_keeper(&stat);
     let is_member = || run.is_some_and(|run| Mark::of(pid).is_some_and(|mark| mark.run == run.as_str()));
     let is_own = || procfs::uid(pid).ok().flatten() == Some(process::effective_user());
-    let mut has_it = false;
+    let (mut has_it, mut has_taken_it) = (false, false);
     if (is_held || is_member()) && is_own() {
         // What may not be looked into is not known to have it.
         let _ = procfs::visit_descriptors(pid, &mut |open| {
-            has_it |= matches!(open, Open::File(path) if path == lock)
+            if let Open::File { descriptor, path } = open
+                && path == lock
+            {
+                has_it = true;
+                has_taken_it |= procfs::has_locked(pid, descriptor).unwrap_or(false);
+            }
         });
     }
-    has_it.then(|| stat.identity())
+    (has_it && !has_taken_it).then(|| stat.identity())
 }
 
 fn is_held(keeper: Identity) -> bool {
     let stat = procfs::read_stat(keeper.pid).ok().flatten();
     stat.is_some_and(|stat| stat.identity() == keeper && stat.state == State::Traced)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_was_there_at_every_look_for_three_seconds_is_overdue() {
+        let [one, other] = [1, 2].map(|pid| Identity::new(pid, 1));
+        let start = Instant::now();
+        let at = |seconds: u64| start + Duration::from_secs(seconds);
+        let mut way = InTheWay::default();
+        assert_eq!(way.overdue(&[one].into(), at(0)), []);
+        assert_eq!(way.overdue(&[one, other].into(), at(2)), []);
+        assert_eq!(way.overdue(&[one, other].into(), at(3)), [one]);
+        assert_eq!(way.overdue(&[one].into(), at(4)), [one], "until it is gone");
+        assert_eq!(way.overdue(&[one, other].into(), at(6)), [one], "the other one was away");
+        assert_eq!(way.overdue(&[other].into(), at(9)), [other]);
+        assert_eq!(way.overdue(&[].into(), at(12)), []);
+    }
 }

@@ -25,7 +25,8 @@ use crate::ledger::command::{CommandFile, Loaded};
 use crate::ledger::index::{RunIndex, UserDirs};
 use crate::ledger::record::{LeftRecord, RunId, StopRecord};
 use crate::ledger::recover::{self, Clues, Findings, Found, Living};
-use crate::shutdown::found::{Ended, FoundSet};
+use crate::shutdown::endings::Ended;
+use crate::shutdown::found::FoundSet;
 use crate::shutdown::report::{HeldPort, LeftProcess};
 use crate::shutdown::verify;
 

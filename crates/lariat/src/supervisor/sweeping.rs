@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use lariat_keeper::clock::later;
 use lariat_keeper::contain::cgroup::Bounded;
 use lariat_keeper::contain::lineage::Lineage;
-use lariat_keeper::ending::{Ending, was_told_by_death};
+use lariat_keeper::ending::{Ending, first_born, was_told_by_death};
 use lariat_keeper::stop::{StopPlan, StopScope};
 use lariat_keeper::wire::End;
 use lariat_sys::identity::Identity;
@@ -22,7 +22,7 @@ use crate::ledger::recover::{self, Clues, Findings, Found, Living, Snapshot};
 use crate::process::Mark;
 use crate::service::graph::Place;
 use crate::service::machine;
-use crate::shutdown::found::{FoundSet, reason_in_words, why_in_words};
+use crate::shutdown::found::FoundSet;
 use crate::shutdown::plan;
 use crate::shutdown::report::{HeldPort, LeftProcess};
 use crate::shutdown::verify;
@@ -101,20 +101,25 @@ impl Driver {
         self.turn_sweep(now);
     }
 
-    /// Returns who leads a service whose keeper died before it could say so: it carries the service's mark and leads a
-    /// session, and was the keeper's first child; the kernel hands children on in their order.
+    /// Returns who leads a service whose keeper died before it could say so: it leads a session, was born while the keeper
+    /// lived, and carries the service's mark, or is a zombie, which carries none.
     fn orphaned_leader(&self, place: Place) -> Option<Identity> {
         let mut children = Vec::new();
         // Without a list nobody counts as told, and the leader hears of the stop twice.
         let _ = tree::children(process::pid(), &mut children);
         let excepted = self.excepted();
         let orphans = children.into_iter().filter(|pid| !excepted.contains(pid));
-        let mut leaders = orphans.filter_map(|pid| {
-            let stat = procfs::read_stat(pid).ok().flatten().filter(|stat| stat.session == stat.pid)?;
-            let mark = Mark::of(pid).filter(|mark| mark.run == self.books.run())?;
-            (mark.service.as_deref() == Some(&self.units[place].name)).then(|| stat.identity())
-        });
-        leaders.next()
+        let keeper = self.units[place].life.as_ref().map(|life| life.keeper.identity());
+        let is_younger = |stat: &procfs::Stat| keeper.is_none_or(|keeper| stat.start >= keeper.start);
+        let is_marked = |pid: i32| {
+            let mark = Mark::of(pid).filter(|mark| mark.run == self.books.run());
+            mark.is_some_and(|mark| mark.service.as_deref() == Some(&self.units[place].name))
+        };
+        let leaders = orphans
+            .filter_map(|pid| procfs::read_stat(pid).ok().flatten())
+            .filter(|stat| stat.session == stat.pid && is_younger(stat))
+            .filter(|stat| !stat.is_alive() || is_marked(stat.pid));
+        first_born(leaders).map(|leader| leader.identity())
     }
 
     pub(super) fn cut_sweep(&mut self, now: Instant, grace: Duration) {
@@ -175,7 +180,7 @@ impl Driver {
         let set = self.found_set();
         let found = set.look().certain;
         for orphan in found.iter().take(NAMED_MAX) {
-            let reason = format!("{}, and hangs on no keeper", why_in_words(orphan.why));
+            let reason = format!("{}, and hangs on no keeper", orphan.why);
             let (pid, name) = (orphan.identity.pid, orphan.comm.clone());
             self.publish(EventKind::OrphanFound { pid, name, reason });
         }
@@ -260,11 +265,11 @@ impl Driver {
         }
         for found in found.possible {
             // Never ended unasked: a number alone proves nothing.
-            let why = why_in_words(found.why);
-            self.tally.note(format!("{} `{}` may be of this run: {why}", found.identity.pid, found.command));
+            let (pid, command, why) = (found.identity.pid, &found.command, found.why);
+            self.tally.note(format!("{pid} `{command}` may be of this run: {why}"));
         }
         for stray in strays.iter().take(NAMED_MAX) {
-            let (pid, command, why) = (stray.identity.pid, &stray.command, reason_in_words(stray));
+            let (pid, command, why) = (stray.identity.pid, &stray.command, stray.reason());
             self.tally.note(format!("{pid} `{command}` may be of this run: {why}; it was left alone"));
         }
         for port in held {

@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use anstyle::{AnsiColor, Style};
 use lariat::ledger::LedgerError;
 use lariat::ledger::recover::Found;
-use lariat::shutdown::found::reason_in_words;
 use lariat::shutdown::report::{HeldPort, LeftProcess};
 use lariat::supervisor::leftovers::{Closed, Leftover, Outcome, Search};
 use lariat::supervisor::runs::Kind;
@@ -141,7 +140,7 @@ fn process(found: &Found) -> Process {
         service: found.service.clone(),
         command: found.command.clone(),
         age: found.age.as_secs_f64(),
-        why: reason_in_words(found),
+        why: found.reason(),
     }
 }
 

@@ -210,8 +210,10 @@ impl Snapshot {
                 Open::Pipe { inode, is_writable: true } => drop(traces.pipes.insert(inode)),
                 Open::Pipe { .. } => {}
                 Open::Socket { inode } => traces.ports.extend(listeners.get(&inode)),
-                Open::File(path) if traces.files.len() < FILES_MAX => traces.files.push(path.to_owned()),
-                Open::File(_) => {}
+                Open::File { path, .. } if traces.files.len() < FILES_MAX => {
+                    traces.files.push(path.to_owned())
+                }
+                Open::File { .. } => {}
             });
         });
     }

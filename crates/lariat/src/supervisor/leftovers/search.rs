@@ -17,7 +17,8 @@ use crate::ledger::lock::{DirectoryLock, LockWait};
 use crate::ledger::record::RunId;
 use crate::ledger::recover::patterns::CommandPattern;
 use crate::ledger::recover::{self, Clues, Findings, Reach, Snapshot};
-use crate::shutdown::found::{Ended, FoundSet, Pace, end_all};
+use crate::shutdown::endings::{Ended, Pace, end_all};
+use crate::shutdown::found::FoundSet;
 
 /// A socket that nobody listens on and that is younger than this may be in the middle of being made.
 const SOCKET_MADE_WITHIN: Duration = Duration::from_secs(2);
