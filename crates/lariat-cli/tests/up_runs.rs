@@ -119,8 +119,24 @@ fn down_after_a_crash_ends_and_names_what_was_left() {
     assert!(arena.alive().is_empty());
     let said = down.out() + &down.err();
     assert!(left.iter().all(|pid| said.contains(&pid.to_string())), "{left:?} are not named: {said}");
-    assert!(down.took < GRACE_DEFAULT, "not the service's own grace period, after {:?}: {said}", down.took);
     stack.run(&arena, &["down"]).expect(6);
+    arena.finish();
+}
+
+#[test]
+fn what_a_crashed_service_left_has_that_services_own_grace_period() {
+    let arena = Arena::new();
+    let facts = arena.facts("f");
+    let needs = GRACE_DEFAULT + Duration::from_secs(1);
+    let line =
+        fixture::line("new-session", &facts, &format!("--manner graceful --ms {}", needs.as_millis()));
+    let toml = format!("[service.server]\nrun = '{line}'\nstop = {{ grace = '28s' }}\n");
+    let stack = Stack::new(&arena, LARIAT, "project", &toml);
+    let up = stack.up(&arena);
+    facts.wait_for("ready");
+    crash(&arena, &stack, &up);
+    let down = stack.run(&arena, &["down", "--yes"]).expect(0);
+    assert!(facts.has("clean-child"), "{}{}", down.out(), down.err());
     arena.finish();
 }
 

@@ -116,8 +116,12 @@ fn a_crowd_larger_than_our_descriptors_is_killed_one_by_one() {
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
     let lower = rustix::process::Rlimit { current: Some(300), ..limit };
     rustix::process::setrlimit(rustix::process::Resource::Nofile, lower).unwrap();
-    let script = format!("i=0; while [ $i -lt {count} ]; do sleep 100 & i=$((i+1)); done; wait");
-    let child = place.start(&script);
+    let directory = tempfile::tempdir().unwrap();
+    let fifo = directory.path().join("silent");
+    rustix::fs::mkfifoat(rustix::fs::CWD, &fifo, rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR).unwrap();
+    // They execute nothing, for the same reason.
+    let begin = format!("exec 3<>{}; i=0; while [ $i -lt {count} ]", fifo.display());
+    let child = place.start(&format!("{begin}; do (read _ <&3) & i=$((i+1)); done; wait"));
     eventually("the crowd", || place.members().len() > count);
     let crowd = place.members();
     // So that their zombies go with the test, and slow down nobody where init collects none.
