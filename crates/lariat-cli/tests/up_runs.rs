@@ -128,8 +128,7 @@ fn what_a_crashed_service_left_has_that_services_own_grace_period() {
     let arena = Arena::new();
     let facts = arena.facts("f");
     let needs = GRACE_DEFAULT + Duration::from_secs(1);
-    let line =
-        fixture::line("new-session", &facts, &format!("--manner graceful --ms {}", needs.as_millis()));
+    let line = fixture::line("new-session", &facts, &format!("--manner graceful --ms {}", needs.as_millis()));
     let toml = format!("[service.server]\nrun = '{line}'\nstop = {{ grace = '28s' }}\n");
     let stack = Stack::new(&arena, LARIAT, "project", &toml);
     let up = stack.up(&arena);

@@ -178,9 +178,13 @@ pub fn create(base: &Path, run: &str, label: &str) -> Result<Cgroup> {
 
 /// Does what [`create`] does; `made` sees each directory before its lock is taken.
 fn create_seen(base: &Path, run: &str, label: &str, made: &mut dyn FnMut(&Cgroup)) -> Result<Cgroup> {
-    let label = sanitized(label);
+    create_held(base, &format!("{PREFIX}{run}.{}", sanitized(label)), made)
+}
+
+/// Makes a directory whose name is `stem`, a dot and a number, and takes its lock; `made` sees each that is made before.
+pub(super) fn create_held(base: &Path, stem: &str, made: &mut dyn FnMut(&Cgroup)) -> Result<Cgroup> {
     for number in 0..NAMES_MAX {
-        match Cgroup::create(base, &format!("{PREFIX}{run}.{label}.{number}")) {
+        match Cgroup::create(base, &format!("{stem}.{number}")) {
             Err(Errno::EXIST) => {}
             // A sweep was faster than we were with opening it; or there is no such base.
             Err(Errno::NOENT) if Cgroup::open(base).is_ok() => {}

@@ -4,7 +4,7 @@
 //! directory, enter it, be seen in it, be killed through it, be gone from it, remove it. The first step that fails is
 //! the answer.
 
-use std::ffi::{CString, OsStr};
+use std::ffi::CString;
 use std::fmt;
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::{Path, PathBuf};
@@ -12,11 +12,11 @@ use std::time::{Duration, Instant};
 
 use lariat_sys::Errno;
 use lariat_sys::cgroup::{self, Cgroup, Own};
-use lariat_sys::identity::Identity;
 use lariat_sys::signal::Signal;
 use lariat_sys::spawn::{self, Namespaces, Program, SpawnError, SpawnOptions, SpawnStep};
 use lariat_sys::{poll, process, procfs, reap};
 
+use super::cgroup::create_held;
 use crate::PROBE_ARG0;
 
 /// What the names of a probe's directories begin with.
@@ -91,11 +91,9 @@ pub fn own() -> Result<PathBuf, Refusal> {
 pub fn probe(base: &Path, executable: &Path) -> Result<(), Refusal> {
     let step = |step| move |errno| Refusal::Step { step, errno };
     remove_stale(base);
-    let name = format!("{PREFIX}{}", process::pid());
-    let group = Cgroup::create(base, &name).map_err(step("make a directory"))?;
-    // One that is not locked may be taken for a stale one, and cannot be removed while it is used.
-    let _ = group.lock();
-    let result = try_out(&group, executable, &name);
+    let stem = format!("{PREFIX}{}", process::pid());
+    let group = create_held(base, &stem, &mut |_| ()).map_err(step("make a directory"))?;
+    let result = try_out(&group, executable);
     let removed = group.remove(Instant::now() + STEP_WITHIN);
     result.and(removed.map_err(step("remove the directory")))
 }
@@ -142,7 +140,7 @@ fn options() -> SpawnOptions {
     SpawnOptions { new_session: true, close_others: true, ..SpawnOptions::default() }
 }
 
-fn try_out(group: &Cgroup, executable: &Path, name: &str) -> Result<(), Refusal> {
+fn try_out(group: &Cgroup, executable: &Path) -> Result<(), Refusal> {
     let step = |step| move |errno| Refusal::Step { step, errno };
     let kind = group.read("cgroup.type").map_err(step("read cgroup.type"))?;
     let kind = String::from_utf8_lossy(&kind).trim_end().to_owned();
@@ -159,7 +157,7 @@ fn try_out(group: &Cgroup, executable: &Path, name: &str) -> Result<(), Refusal>
         SpawnStep::Cgroup => step("enter it")(error.errno),
         _ => step("start a process in it")(error.errno),
     })?;
-    let result = see_and_kill(group, child.pid, name);
+    let result = see_and_kill(group, child.pid);
     if result.is_err() {
         // It is our own unreaped child.
         let _ = child.pidfd.signal(Signal::KILL);
@@ -170,10 +168,11 @@ fn try_out(group: &Cgroup, executable: &Path, name: &str) -> Result<(), Refusal>
     result
 }
 
-fn see_and_kill(group: &Cgroup, pid: i32, name: &str) -> Result<(), Refusal> {
+fn see_and_kill(group: &Cgroup, pid: i32) -> Result<(), Refusal> {
     let step = |step| move |errno| Refusal::Step { step, errno };
     let place = cgroup::of(pid).map_err(step("read its cgroup"))?;
-    if place.is_none_or(|place| place.file_name() != Some(OsStr::new(name))) {
+    let own = group.path().map_err(step("find the directory again"))?;
+    if place.is_none_or(|place| place.file_name() != own.file_name()) {
         return Err(Refusal::NotContained("a process that entered is not in it"));
     }
     group.kill().map_err(step("kill through it"))?;
@@ -184,13 +183,11 @@ fn see_and_kill(group: &Cgroup, pid: i32, name: &str) -> Result<(), Refusal> {
     }
 }
 
-/// Removes what a probe left that was killed.
+/// Removes what a probe left that was killed. Whether it was is told by its lock alone: its number may be anybody's, or that
+/// of a process in another pid namespace.
 fn remove_stale(base: &Path) {
     for name in cgroup::names_in(base).unwrap_or_default() {
-        let owner = name.to_str().and_then(|name| name.strip_prefix(PREFIX)?.parse().ok());
-        let is_stale = owner.is_some_and(|pid| matches!(Identity::of(pid), Ok(None)));
-        // A process of another pid namespace is not seen, and has the lock.
-        if is_stale
+        if name.to_str().is_some_and(|name| name.starts_with(PREFIX))
             && let Ok(group) = Cgroup::open(&base.join(&name))
             && group.lock() == Ok(true)
         {
@@ -204,4 +201,30 @@ fn remove_stale(base: &Path) {
 pub(crate) fn wait_to_be_killed() -> ! {
     let _ = poll::poll(&mut [], Some(Instant::now() + LIFE_MAX));
     process::exit_now(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use lariat_testkit::boundary::Boundary;
+    use lariat_testkit::needs;
+
+    use super::*;
+
+    /// Number 1 is alive everywhere, and a probe may have had it: in a pid namespace.
+    #[test]
+    fn a_probe_that_was_killed_is_told_by_its_lock_and_not_by_its_number() {
+        let Some(boundary) = Boundary::new(&format!("lt-stale-{}", std::process::id())) else {
+            return needs::skip_as_user("no cgroup directory can be made here");
+        };
+        let base = boundary.path();
+        let (stale, used) = (format!("{PREFIX}1"), format!("{PREFIX}2"));
+        drop(create_held(base, &stale, &mut |_| ()).unwrap());
+        let group = create_held(base, &used, &mut |_| ()).unwrap();
+        remove_stale(base);
+        let there = |stem: &str| base.join(format!("{stem}.0")).exists();
+        assert!(!there(&stale) && there(&used));
+        drop(group);
+        remove_stale(base);
+        assert!(!there(&used));
+    }
 }

@@ -96,7 +96,11 @@ impl Cgroup {
         // What is no cgroup gets no directory either.
         let parent = Cgroup::open(parent)?;
         rustix::fs::mkdirat(&parent.0, name, Mode::from_raw_mode(0o755))?;
-        Cgroup::from_owned(rustix::fs::openat(&parent.0, name, directory_flags(), Mode::empty())?)
+        let opened = rustix::fs::openat(&parent.0, name, directory_flags(), Mode::empty());
+        opened.and_then(Cgroup::from_owned).inspect_err(|_| {
+            // Where descriptors are missing, for instance: nobody would know of it.
+            let _ = rustix::fs::unlinkat(&parent.0, name, AtFlags::REMOVEDIR);
+        })
     }
 
     /// Opens a directory.
