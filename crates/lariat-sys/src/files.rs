@@ -5,10 +5,12 @@
 
 use std::ffi::CStr;
 use std::fmt;
+use std::io::IoSliceMut;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use rustix::fs::{CWD, FlockOperation, MemfdFlags, Mode, OFlags};
+use rustix::io::ReadWriteFlags;
 use rustix::pipe::{PipeFlags, SpliceFlags};
 
 use crate::{Errno, Result, call, procfs};
@@ -128,6 +130,21 @@ fn close_between(kept: &[u32]) -> Result<()> {
 /// Reads what is there, at most as much as `bytes` holds; 0 is the end (`read(2)`). Blocks as the description does.
 pub fn read(file: impl AsFd, bytes: &mut [u8]) -> Result<usize> {
     rustix::io::read(file, bytes)
+}
+
+/// Reads what is there, as [`read`], and does not wait for more, whatever the description was opened as
+/// (`RWF_NOWAIT` of `preadv2(2)`).
+///
+/// # Errors
+/// [`Errno::AGAIN`] where nothing is there: another process that has the description may have been faster. Where the kernel
+/// knows no such read for this kind of file (terminals; FIFOs and sockets before 5.10), it waits.
+pub fn read_now(file: impl AsFd, bytes: &mut [u8]) -> Result<usize> {
+    let file = file.as_fd();
+    // The offset that means "where the description is", which pipes and sockets insist on.
+    match rustix::io::preadv2(file, &mut [IoSliceMut::new(bytes)], u64::MAX, ReadWriteFlags::NOWAIT) {
+        Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL | Errno::SPIPE) => read(file, bytes),
+        result => result,
+    }
 }
 
 /// Returns an empty file that lives in memory and has a name only for `/proc` (`memfd_create(2)`).

@@ -94,7 +94,8 @@ impl Ties {
     fn lifeline_has_ended(&self) -> bool {
         let Some(lifeline) = &self.lifeline else { return false };
         let mut bytes = [0; LIFELINE_READ];
-        match files::read(lifeline, &mut bytes) {
+        // Whoever shares it may read it as well: it can be empty again since it was polled.
+        match files::read_now(lifeline, &mut bytes) {
             Ok(0) => true,
             Ok(_) | Err(Errno::AGAIN | Errno::INTR) => false,
             Err(_) => true,
@@ -111,4 +112,26 @@ pub(crate) fn take_stdin() -> lariat_sys::Result<OwnedFd> {
     let lifeline = lifeline.map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::BADF))?;
     files::replace_stream(files::dev_null()?, 0)?;
     Ok(lifeline)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lifeline_that_somebody_else_has_read_empty_is_not_waited_for() {
+        for (read, write) in [files::pipe(4096).map_err(drop), unix_pair()].into_iter().flatten() {
+            let ties = Ties { lifeline: Some(read), ..Ties::default() };
+            assert!(!ties.lifeline_has_ended());
+            assert_eq!(rustix::io::write(&write, b"x"), Ok(1));
+            assert!(!ties.lifeline_has_ended() && !ties.lifeline_has_ended());
+            drop(write);
+            assert!(ties.lifeline_has_ended());
+        }
+    }
+
+    fn unix_pair() -> Result<(OwnedFd, OwnedFd), ()> {
+        let (read, write) = std::os::unix::net::UnixStream::pair().map_err(drop)?;
+        Ok((read.into(), write.into()))
+    }
 }
