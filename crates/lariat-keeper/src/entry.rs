@@ -230,6 +230,8 @@ fn start(plan: &Plan, holdings: &mut Holdings) -> Result<Started, SpawnError> {
         mask: plan.mask,
         ignored: plan.ignored,
         parent_death: Some(plan.stop.signal),
+        // HAZARD(keeper-starved): out of the caller's session, in which the leader stays.
+        leaves_session: !plan.has_session,
         ..SpawnOptions::default()
     };
     if plan.has_null_stdin {
@@ -263,11 +265,11 @@ fn start(plan: &Plan, holdings: &mut Holdings) -> Result<Started, SpawnError> {
     }
 }
 
-/// Leaves the session, the name and the streams that were only there for the leader.
+/// Leaves the session, where we still are in the caller's, the name and the streams that were only there for the leader.
 fn settle(label: &str) {
     // HAZARD(keeper-starved): a session of our own is a scheduling group of our own; a fork storm in the leader's cannot
-    // take our share, and SIGKILL of the caller's group does not reach us. The leader was born before this, so it
-    // stays where it was. It fails where the supervisor gave us a session already.
+    // take our share, and SIGKILL of the caller's group does not reach us. It fails where we have one already: given by the
+    // supervisor, or taken before the leader executed anything.
     let _ = process::setsid();
     let name = format!("{KEEPER_COMM}{label}");
     let _ = process::set_comm(&name);

@@ -22,7 +22,7 @@ use lariat_sys::{Errno, process};
 
 use support::{Guard, eventually, fixture, output, program, say, shell};
 
-fixtures!(rests, searches, spawns_and_waits, spawns_in_a_storm);
+fixtures!(leaves_its_session, rests, searches, spawns_and_waits, spawns_in_a_storm);
 
 fn sleeper() -> Program {
     program(&["/bin/sleep", "1000"])
@@ -499,4 +499,33 @@ fn nothing_is_left_open() {
         failure(&program(&["/missing"]), &SpawnOptions::default());
     }
     assert_eq!(descriptors(process::pid()), before);
+}
+
+/// Leaves its session, in which its child stays; that one's first words are the `stat` of both.
+fn leaves_its_session(_: c_int, _: *const *const c_char) -> u8 {
+    let script =
+        "read -r parent < /proc/$PPID/stat; read -r own < /proc/$$/stat; echo \"$parent\"; echo \"$own\"";
+    let child =
+        spawn(&shell(script), &SpawnOptions { leaves_session: true, ..SpawnOptions::default() }).unwrap();
+    child.pidfd.wait_exit(None).unwrap();
+    0
+}
+
+/// Group and session in a line of `/proc/PID/stat`.
+fn group_and_session(stat: &str) -> (i32, i32) {
+    let mut fields = stat.rsplit_once(") ").unwrap().1.split(' ').skip(2).map(|field| field.parse().unwrap());
+    (fields.next().unwrap(), fields.next().unwrap())
+}
+
+#[test]
+fn a_caller_has_left_its_session_before_its_child_executes_and_the_child_stays() {
+    let own = group_and_session(&fs::read_to_string("/proc/self/stat").unwrap());
+    for _ in 0..40 {
+        let (said, exit) = output(&fixture("leaves_its_session", &[]), &SpawnOptions::default()).unwrap();
+        assert_eq!(exit, Exit::Code(0));
+        let [parent, child] = said.lines().collect::<Vec<_>>()[..] else { panic!("{said}") };
+        let number: i32 = parent.split(' ').next().unwrap().parse().unwrap();
+        assert_eq!(group_and_session(parent), (number, number), "{said}");
+        assert_eq!(group_and_session(child), own, "{said}");
+    }
 }

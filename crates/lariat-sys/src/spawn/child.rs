@@ -7,6 +7,7 @@ use std::convert::Infallible;
 use std::ffi::{CStr, c_char, c_void};
 use std::os::fd::RawFd;
 
+use super::gate::Gate;
 use super::isolate::{self, Namespaces};
 use super::{SpawnOptions, SpawnStep};
 use crate::signal::SignalSet;
@@ -42,6 +43,8 @@ pub(super) struct Order<'a> {
     /// The descriptors to close at exec one by one, where the kernel cannot close ranges.
     pub(super) stray: Option<&'a [RawFd]>,
     pub(super) report: *mut Report,
+    /// Where the child waits for its parent to leave the session, right before it executes.
+    pub(super) gate: Option<*const Gate>,
 }
 
 impl Order<'_> {
@@ -166,6 +169,12 @@ fn run(order: &mut Order<'_>) -> std::result::Result<Infallible, (SpawnStep, Err
     parent_death(order).map_err(at(SpawnStep::ParentDeath))?;
     // All dispositions are harmless by now: no handler of the parent's can run in its memory.
     crate::signal::change_mask(libc::SIG_SETMASK, options.mask);
+    if let Some(gate) = order.gate {
+        // SAFETY: it is mapped in the child as in the parent, which has it until the child has left its memory.
+        unsafe { &*gate }.pass();
+        // Who was to open it may have died, and a signal that is blocked or ignored is no end of ours.
+        has_parent(order).map_err(at(SpawnStep::ParentDeath))?;
+    }
     Err((SpawnStep::Exec, exec(order)))
 }
 
@@ -240,8 +249,12 @@ fn parent_death(order: &Order<'_>) -> Result<()> {
     let number = signal.number() as libc::c_ulong;
     // SAFETY: this prctl takes an integer.
     call::check(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, number, 0, 0, 0) })?;
-    // HAZARD(parent-death-signal-race): a parent that died before the call above is never reported. Its place has been
-    // taken by an adopter, so the parent's number is another one now.
+    // HAZARD(parent-death-signal-race): a parent that died before the call above is never reported.
+    has_parent(order)
+}
+
+/// Fails where the parent is dead: its place was taken by an adopter, so the parent's number is another one.
+fn has_parent(order: &Order<'_>) -> Result<()> {
     if crate::process::parent_pid() == order.parent { Ok(()) } else { Err(Errno::SRCH) }
 }
 

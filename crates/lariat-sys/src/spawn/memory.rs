@@ -4,6 +4,7 @@ use std::ffi::c_void;
 use std::ptr::NonNull;
 
 use super::child::Report;
+use super::gate::Gate;
 use crate::{Errno, Result};
 
 /// How much stack the child has. It calls nothing deeper than a few frames; unoptimized code needs most.
@@ -48,6 +49,13 @@ impl ChildMemory {
         self.at(ChildMemory::SIZE - REPORT_ROOM)
     }
 
+    /// Returns the gate between parent and child: a word behind the report.
+    pub(super) fn gate(&self) -> &Gate {
+        // SAFETY: the place is mapped and aligned, began as zeroes, which are a closed gate, and is touched as an atomic
+        // only, for as long as the mapping is borrowed.
+        unsafe { &*self.at(ChildMemory::SIZE - REPORT_ROOM + GATE_AT).cast() }
+    }
+
     /// Returns what the child reported; `None` if it executed its program.
     pub(super) fn report_text(&mut self) -> Option<Report> {
         Some(self.read()).filter(|report| report.step != 0)
@@ -73,7 +81,9 @@ impl ChildMemory {
 
 /// Room for the report, a multiple of what every machine wants stacks to be aligned to.
 const REPORT_ROOM: usize = 64;
-const _: () = assert!(size_of::<Report>() <= REPORT_ROOM);
+/// Where the gate is in it.
+const GATE_AT: usize = 32;
+const _: () = assert!(size_of::<Report>() <= GATE_AT && GATE_AT + size_of::<Gate>() <= REPORT_ROOM);
 
 impl Drop for ChildMemory {
     fn drop(&mut self) {

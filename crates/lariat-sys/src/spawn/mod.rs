@@ -19,11 +19,13 @@ use crate::signal::{Signal, SignalSet};
 use crate::{Errno, Result, call};
 
 mod child;
+mod gate;
 mod isolate;
 mod memory;
 mod path;
 
 use child::{Move, Order, Report};
+use gate::Gate;
 pub use isolate::{Namespaces, fork_isolated};
 use memory::ChildMemory;
 
@@ -65,6 +67,9 @@ pub struct SpawnOptions {
     pub nice: Option<i32>,
     /// The directory of the cgroup that it is born in ([`crate::cgroup::Cgroup`]).
     pub cgroup: Option<RawFd>,
+    /// Whether the *caller* starts a session of its own (`setsid(2)`) once the child was born in the one of before, and
+    /// before it executes anything. The caller stays where it leads a group, or can have no thread to do that.
+    pub leaves_session: bool,
     /// The namespaces that are made for it: it is number 1 there, and `/proc` shows that.
     pub namespaces: Option<Namespaces>,
 }
@@ -280,8 +285,17 @@ fn start(
         close: &close,
         stray: stray.as_deref(),
         report: memory.report(),
+        gate: None,
     };
-    let cloned = clone(how.ways, &mut memory, &mut order);
+    let gate: *const Gate = memory.gate();
+    let cloned = match options.leaves_session {
+        // SAFETY: the memory is mapped until this function returns.
+        true => gate::attended(unsafe { &*gate }, |is_attended| {
+            order.gate = is_attended.then_some(gate);
+            clone(how.ways, &mut memory, &mut order)
+        }),
+        false => clone(how.ways, &mut memory, &mut order),
+    };
     let step = if options.namespaces.is_some() { SpawnStep::Namespaces } else { SpawnStep::Clone };
     let (pid, descriptor) = cloned.map_err(failure(step))?;
     match memory.report_text() {
