@@ -230,7 +230,7 @@ fn start(plan: &Plan, holdings: &mut Holdings) -> Result<Started, SpawnError> {
         mask: plan.mask,
         ignored: plan.ignored,
         parent_death: Some(plan.stop.signal),
-        // HAZARD(keeper-starved): out of the caller's session, in which the leader stays.
+        // HAZARD(keeper-in-reach): out of the caller's session, in which the leader stays.
         leaves_session: !plan.has_session,
         ..SpawnOptions::default()
     };

@@ -1,4 +1,4 @@
-//! Lets the caller of a spawn leave its session between the child's birth and its program.
+//! Lets the caller of a spawn leave its session between the child's birth and its program (HAZARD(keeper-in-reach)).
 //!
 //! A session and a group are inherited at the clone, and a vfork(2)ed child keeps its parent asleep until it executes. So
 //! it is a second thread of the parent that leaves, when the child has come to the gate with all its preparations done;
