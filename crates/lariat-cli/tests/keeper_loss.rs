@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use lariat_keeper::wire::{End, Notice};
+use lariat_sys::reap::Exit;
 use lariat_testkit::trace::{Trace, Victims, Who};
 use lariat_testkit::{
     Arena, Command, Containment, Facts, PATIENCE, Stack, census, fixture, needs, subject, wait_until,
@@ -166,4 +168,90 @@ fn lived(stack: &Stack) -> Duration {
         Duration::from_micros(event["time"].as_u64().expect("a number"))
     };
     time("service-ended").saturating_sub(time("startup-finished"))
+}
+
+/// HAZARD(forged-word): the end of all is believed of a keeper that ends.
+#[test]
+fn a_last_word_that_the_keeper_has_not_said_is_not_believed() {
+    let arena = Arena::with(Containment::Lineage);
+    let facts = arena.facts("f");
+    let end = End { exit: Some(Exit::Code(0)), ..End::default() };
+    let word: String = Notice::Ended(end).encode().iter().map(|byte| format!("{byte:02x}")).collect();
+    let words =
+        ["run", "--grace", "300ms", "--", fixture::path(), "forger", "--manner", "stubborn", "--word", &word];
+    let lariat = arena.command(subject::lariat(LARIAT)).args(words).facts(&facts).own_session();
+    let ending = lariat.run();
+    assert_eq!(facts.get("forged").as_deref(), Some("1"), "nobody may take a descriptor here");
+    assert_eq!(ending.code(), Some(125), "{}", ending.err());
+    assert!(arena.alive().is_empty(), "{:?}", arena.alive());
+    arena.finish();
+}
+
+/// One STOP to a keeper at work, and what it holds ends: nobody gives an order then, and no timer runs.
+#[test]
+fn a_keeper_that_was_stopped_at_work_hears_of_the_end() {
+    let arena = Arena::new();
+    let script = "kill -STOP $PPID; exit 3";
+    let lariat = arena.command(subject::lariat(LARIAT)).args(["run", "--", "sh", "-c", script]).own_session();
+    assert_eq!(lariat.run().code(), Some(3));
+    let toml = format!("[service.server]\nrun = ['sh', '-c', '{script}']\n");
+    let stack = Stack::new(&arena, LARIAT, "project", &toml);
+    let up = stack.run(&arena, &["up", "--yes"]).expect(1);
+    assert!(up.out().contains("exit code 3"), "{}{}", up.out(), up.err());
+    arena.finish();
+}
+
+/// A supervisor that died cannot wake its keeper any more; whoever waits for the keeper does.
+#[test]
+fn a_stopped_keeper_of_a_dead_supervisor_is_woken_by_whoever_waits_for_it() {
+    let arena = Arena::with(Containment::Lineage);
+    let facts = arena.facts("f");
+    let line = fixture::line("alone", &facts, "--manner graceful --ms 5");
+    let stack = Stack::new(&arena, LARIAT, "project", &format!("[service.server]\nrun = '{line}'\n"));
+    let up = stack.up(&arena);
+    facts.wait_for("ready");
+    let keepers = stack.keepers(&arena);
+    let [keeper] = &keepers[..] else { panic!("{keepers:?}") };
+    // Its own parent-death signal wakes it once: after that.
+    up.signal(libc::SIGKILL);
+    drop(up.wait());
+    keeper.signal(libc::SIGSTOP);
+    stack.run(&arena, &["down", "--yes"]).expect(0);
+    assert!(!keeper.is_alive_now() && arena.alive().is_empty());
+    arena.finish();
+}
+
+/// `--force` waits for nobody, keepers neither.
+#[test]
+fn force_does_not_wait_for_the_keepers_of_a_dead_supervisor() {
+    let arena = Arena::with(Containment::Lineage);
+    let facts = arena.facts("f");
+    let line = fixture::line("alone", &facts, "--manner stubborn");
+    let toml = format!("[service.server]\nrun = '{line}'\nstop = {{ grace = '90s' }}\n");
+    let stack = Stack::new(&arena, LARIAT, "project", &toml);
+    let up = stack.up(&arena);
+    facts.wait_for("ready");
+    up.signal(libc::SIGKILL);
+    drop(up.wait());
+    stack.lariat(&arena, &["down", "--force", "--yes"]).start().wait_at_most(PATIENCE).expect(0);
+    assert!(arena.alive().is_empty());
+    arena.finish();
+}
+
+/// The file of the lock is what says that a run is alive; a run that it was taken from is alive all the same.
+#[test]
+fn a_run_whose_lock_was_removed_is_not_swept() {
+    let arena = Arena::with(Containment::Lineage);
+    let facts = arena.facts("f");
+    let line = fixture::line("daemon", &facts, "--manner graceful --ms 5");
+    let stack = Stack::new(&arena, LARIAT, "project", &format!("[service.server]\nrun = '{line}'\n"));
+    let up = stack.up(&arena);
+    facts.wait_for("ready");
+    std::fs::remove_file(stack.dir().join(".lariat/lock")).expect("it is there");
+    stack.run(&arena, &["sweep", "--yes"]);
+    assert!(up.is_alive() && facts.told("leader").is_empty() && facts.told("daemon").is_empty());
+    stack.run(&arena, &["up", "--yes"]).expect(5);
+    stack.run(&arena, &["down", "--yes"]).expect(0);
+    assert_told_once(&facts);
+    arena.finish();
 }

@@ -1,7 +1,7 @@
 //! What `up` and its companions refuse, with which code and which words; nothing is started, or everything is ended.
 
 use lariat_testkit::census::Seen;
-use lariat_testkit::{Arena, Facts, PATIENCE, Stack, fixture};
+use lariat_testkit::{Arena, Facts, PATIENCE, Stack, fixture, wait_until};
 
 const LARIAT: &str = env!("CARGO_BIN_EXE_lariat");
 
@@ -25,6 +25,38 @@ fn commands_without_a_run_say_so() {
         let ending = stack.run(&arena, args);
         assert_eq!(ending.code(), Some(6), "{args:?}: {ending:?} {}", ending.err());
         assert!(!ending.err().is_empty());
+    }
+    arena.finish();
+}
+
+/// `git clean -fdx` takes the state directory away, lock and ledger with it.
+#[test]
+fn a_run_whose_state_directory_was_removed_is_alive_all_the_same() {
+    let arena = Arena::new();
+    for is_made_anew in [false, true] {
+        let (stack, facts) =
+            project(&arena, &format!("p-{is_made_anew}"), "new-session", "--manner graceful");
+        let up = stack.up(&arena);
+        facts.wait_for("ready");
+        let state = stack.dir().join(".lariat");
+        // The supervisor may be writing.
+        wait_until("its removal", PATIENCE, || std::fs::remove_dir_all(&state).is_ok().then_some(()));
+        if is_made_anew {
+            std::os::unix::fs::DirBuilderExt::mode(&mut std::fs::DirBuilder::new(), 0o700)
+                .create(&state)
+                .expect("it is gone");
+        }
+        let second = stack.run(&arena, &["up", "--yes"]).expect(5);
+        assert!(second.err().contains("is alive"), "{}", second.err());
+        let ps = stack.run(&arena, &["ps", "--json"]).expect(0);
+        assert!(ps.out().contains("\"server\""), "{}", ps.out());
+        // What is not there cannot be closed: that is said, and is all that is wrong.
+        let down = stack.run(&arena, &["down"]).expect(9);
+        assert!(down.out().contains("nothing is left") && down.out().contains("ledger"), "{}", down.out());
+        up.wait().expect(9);
+        assert!(facts.has("clean-leader") && facts.has("clean-child"));
+        arena.wait_until_empty(PATIENCE);
+        stack.run(&arena, &["down"]).expect(6);
     }
     arena.finish();
 }

@@ -90,6 +90,12 @@ pub fn peek_stops(pid: i32) -> Result<Option<ChildEvent>> {
     wait_id(libc::P_PID, positive(pid)?, libc::WSTOPPED | libc::WCONTINUED)
 }
 
+/// Says whether some child of ours has been stopped since anybody asked for its stops. Takes nothing: [`peek_stops`] says which
+/// it is.
+pub fn has_stopped_child() -> bool {
+    matches!(wait_id(libc::P_ALL, 0, libc::WSTOPPED | libc::WNOWAIT), Ok(Some(ChildEvent::Stopped { .. })))
+}
+
 /// Collects a child that has ended, and with it frees its pid for reuse; `None` while it runs.
 ///
 /// # Errors

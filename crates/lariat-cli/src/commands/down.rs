@@ -41,9 +41,15 @@ pub(crate) fn run(args: &DownArgs, output: &mut Output) -> Result<ExitCode, Fail
                 // The supervisor died in the middle: its keepers go on, and the next look finds them.
                 None => continue,
             },
+            Past::Finishing(finishing) if args.force => {
+                finishing.kill_keepers();
+                let signals = taken(&mut signals)?;
+                past::wait(&finishing, Duration::ZERO, signals, output)?;
+                continue;
+            }
             Past::Finishing(finishing) => {
                 let signals = taken(&mut signals)?;
-                past::wait(&finishing, GRACE_UNKNOWN, signals, output)?;
+                past::wait(&finishing, finishing.grace().unwrap_or(GRACE_UNKNOWN), signals, output)?;
                 continue;
             }
             Past::Crashed(crashed) => {

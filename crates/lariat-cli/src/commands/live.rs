@@ -10,7 +10,7 @@ use lariat::supervisor::recovery::{self, LiveRun};
 use lariat_sys::identity::Identity;
 use lariat_sys::procfs::{self, State};
 
-use super::past::ledger_failure;
+use super::past::{ledger_failure, listed};
 use crate::exit_code::ExitCode;
 use crate::output::Failure;
 use crate::settings;
@@ -65,7 +65,7 @@ fn crashed(report: &Report) -> Failure {
 /// There is none, or its supervisor does not answer.
 pub(crate) fn connect() -> Result<(Client, LiveRun), Failure> {
     let root = project_root()?;
-    let Some(live) = recovery::find_live(&root).map_err(ledger_failure)? else {
+    let Some(live) = recovery::find_live(&root, &listed()).map_err(ledger_failure)? else {
         return Err(match recovery::peek(&root).map_err(ledger_failure)? {
             Some(report) => crashed(&report),
             None if recovery::is_finishing(&root).map_err(ledger_failure)? => finishing(&root),

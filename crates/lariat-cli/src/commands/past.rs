@@ -73,16 +73,20 @@ pub(crate) fn clear(
 /// Looks what became of the project's last run. Other runs of the user are asked for only where there is something to
 /// end, since their projects may be on a disk that does not answer.
 pub(crate) fn look(root: &Path, access: Access) -> Result<Past, Failure> {
-    let dirs = user_dirs();
-    let listed = dirs.runs().and_then(|directory| RunIndex::at(&directory).list().ok());
-    let cgroup_bases = settings::cgroup_base().into_iter().collect();
-    let others = Others { listed: listed.unwrap_or_default(), cgroup_bases, ..Others::default() };
-    Ok(match recovery::look_beside(root, access, &others).map_err(ledger_failure)? {
+    let found = recovery::look_beside(root, access, &listed()).map_err(ledger_failure)?;
+    Ok(match found {
         Past::Crashed(crashed) if !crashed.findings().is_empty() => {
-            Past::Crashed(Box::new(crashed.look(&Runs::read(&dirs).living())))
+            Past::Crashed(Box::new(crashed.look(&Runs::read(&user_dirs()).living())))
         }
         past => past,
     })
+}
+
+/// Returns what the list of runs says of others, without a look at their projects.
+pub(crate) fn listed() -> Others {
+    let index = user_dirs().runs().map(|directory| RunIndex::at(&directory));
+    let listed = index.and_then(|index| index.list().ok()).unwrap_or_default();
+    Others { listed, cgroup_bases: settings::cgroup_base().into_iter().collect(), ..Others::default() }
 }
 
 /// Waits for the keepers of a dead supervisor.
@@ -102,8 +106,17 @@ pub(crate) fn wait(
         Waited::Cancelled if !signals.asks_to_end() => Ok(()),
         Waited::Cancelled => Err(Failure::new(ExitCode::Left, "keepers are still at work")),
         Waited::TimedOut => {
-            Err(Failure::new(ExitCode::Left, "keepers are still at work after all their time")
-                .hint("`lariat down` says what became of it"))
+            output.note("keepers are still at work after all their time, and were killed");
+            finishing.kill_keepers();
+            let deadline = Instant::now() + KEEPERS_BEYOND;
+            match finishing.wait(deadline, Some(signals.queue.as_fd())).map_err(ledger_failure)? {
+                Waited::Finished => Ok(()),
+                Waited::TimedOut | Waited::Cancelled => Err(Failure::new(
+                    ExitCode::Left,
+                    "keepers do not die of KILL, or somebody else has the run's lock",
+                )
+                .hint("`lariat ps --all` names the run; `lariat down` tries again")),
+            }
         }
     }
 }

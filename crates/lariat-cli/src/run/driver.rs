@@ -23,6 +23,7 @@ use lariat_sys::identity::Identity;
 use lariat_sys::outside::Outside;
 use lariat_sys::pidfd::PidFd;
 use lariat_sys::poll::{self, PollFd, PollFlags};
+use lariat_sys::reap::ChildEvent;
 use lariat_sys::signal::{self, Signal, SignalFd, SignalSet};
 use lariat_sys::spawn::{Forked, Namespaces, SpawnError, SpawnStep};
 use lariat_sys::{Errno, files, kernel, process, procfs, reap, sockets, spawn, tree};
@@ -36,11 +37,31 @@ use crate::settings::Boundary;
 const ASKS: [Signal; 4] = [Signal::INT, Signal::TERM, Signal::HUP, Signal::QUIT];
 /// How long signals wait at most for the command to be known.
 const DEAF_WITHIN: Duration = Duration::from_secs(2);
+/// How long a keeper may take to exit after its last word.
+const MEANT_WITHIN: Duration = Duration::from_secs(5);
 /// Signals that stop a job; the command's own stop is followed instead.
 const STOPS: [Signal; 3] = [Signal::TSTP, Signal::TTIN, Signal::TTOU];
 /// Signals that the kernel raises for a fault of ours; they have to end us.
 const FAULTS: [Signal; 7] =
     [Signal::SEGV, Signal::BUS, Signal::ILL, Signal::FPE, Signal::TRAP, Signal::ABRT, Signal::SYS];
+
+/// Ties the run to its surroundings, as was asked for.
+fn tied(options: &RunOptions) -> Result<Ties, RunError> {
+    let own = |step| move |errno: Errno| RunError::Own { step, errno: errno.raw_os_error() };
+    let mut ties = Ties { terminal: files::open_tty().ok(), ..Ties::default() };
+    if options.has_lifeline {
+        ties.lifeline = Some(take_stdin().map_err(own("take standard input as the lifeline"))?);
+    }
+    if options.dies_with_parent {
+        // HAZARD(keeper-stopped): so may we be, and then the caller's death would have to wait. It does no harm that the
+        // kernel says so of the thread that called us, too.
+        process::set_parent_death(Signal::CONT).map_err(own("hear of the caller's death"))?;
+        if !ties.hold_caller().map_err(own("watch the caller"))? {
+            return Err(own("watch the caller, which is gone")(Errno::SRCH));
+        }
+    }
+    Ok(ties)
+}
 
 /// Runs the command, blocks until everything it started is gone, and returns how lariat has to exit.
 ///
@@ -57,16 +78,7 @@ pub(crate) fn run(options: &RunOptions) -> Result<Ended, RunError> {
         return Err(RunError::Kernel(missing));
     }
     let before = before();
-    let mut ties = Ties { terminal: files::open_tty().ok(), ..Ties::default() };
-    if options.has_lifeline {
-        ties.lifeline = Some(take_stdin().map_err(own("take standard input as the lifeline"))?);
-    }
-    if options.dies_with_parent && !ties.hold_caller().map_err(own("watch the caller"))? {
-        return Err(RunError::Own {
-            step: "watch the caller, which is gone",
-            errno: Errno::SRCH.raw_os_error(),
-        });
-    }
+    let ties = tied(options)?;
     process::set_subreaper(true).map_err(own("become a child subreaper"))?;
     let signals = SignalFd::new(heard()).map_err(own("hear signals"))?;
     let (ours, theirs) = sockets::seqpacket_pair().map_err(own("make a socket pair"))?;
@@ -452,6 +464,7 @@ impl Driver<'_> {
                 self.notes.push("its limits were not applied: it could not enter its cgroup".into());
                 None
             }
+            Notice::Ended(_) if !self.has_meant_it() => None,
             Notice::Ended(end) => {
                 self.out_of_memory = end.out_of_memory.filter(|_| limits::is_by_kill(end.exit));
                 self.keeps_record = end.left > 0;
@@ -471,6 +484,33 @@ impl Driver<'_> {
         self.handle(Event::KeeperGone)
     }
 
+    /// HAZARD(keeper-stopped): it would not even see that the command has ended.
+    fn wake_keeper(&self) {
+        if let Some(keeper) = &self.keeper
+            && matches!(reap::peek_stops(keeper.identity().pid), Ok(Some(ChildEvent::Stopped { .. })))
+        {
+            // Whatever this gives, the next stop is told again.
+            let _ = keeper.pidfd().signal(Signal::CONT);
+        }
+    }
+
+    /// Says whether the keeper has exited after its last word, as it does at once. Waits for that.
+    ///
+    /// HAZARD(forged-word): whoever has taken the keeper's end of the conversation can say that all is over. A keeper whose
+    /// exit does not follow is killed, and its death tells what there is to be done.
+    fn has_meant_it(&self) -> bool {
+        let Some(keeper) = &self.keeper else { return true };
+        // HAZARD(joined-namespace): the exit of one that is number 1 of a namespace may be held up, and who is in there dies
+        // with it.
+        if self.options.is_isolated
+            || !matches!(keeper.pidfd().wait_exit(Some(Instant::now() + MEANT_WITHIN)), Ok(false))
+        {
+            return true;
+        }
+        let _ = keeper.pidfd().signal(Signal::KILL);
+        false
+    }
+
     /// Waits for the keeper's exit, which follows its last word at once, and reaps it.
     fn reap_keeper(&mut self) {
         if let Some(keeper) = self.keeper.take() {
@@ -484,7 +524,10 @@ impl Driver<'_> {
     fn take_signals(&mut self) -> Option<Outcome> {
         while let Ok(Some(received)) = self.signals.read() {
             let event = match received.signal {
-                Signal::CHLD => continue,
+                Signal::CHLD => {
+                    self.wake_keeper();
+                    continue;
+                }
                 // Delivered to the whole foreground group, or meant for a job: the command's own stop is followed.
                 signal if STOPS.contains(&signal) && received.is_typed => continue,
                 Signal::CONT => {

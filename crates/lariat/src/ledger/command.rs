@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 use super::index::{RuntimeDir, UserDirs, error};
 use super::record::{LeftRecord, ProcessRecord, RunId, StopRecord, pid_namespace};
 use super::recover::{Clues, LeaderClue, place};
-use super::{LedgerError, read_limited};
+use super::{LedgerError, open_plain, read_limited};
 use crate::clock;
 
 /// The version of the format that this lariat writes.
@@ -134,9 +134,7 @@ pub fn list(directory: &RuntimeDir) -> Result<Vec<CommandFile>, LedgerError> {
         let name =
             path.file_name().and_then(|name| name.to_str()).and_then(|name| name.strip_suffix(".json"));
         let Some(run) = name.and_then(|name| RunId::try_from(name.to_owned()).ok()) else { continue };
-        let mut options = fs::OpenOptions::new();
-        let opened = options.read(true).custom_flags(no_link()).open(&path);
-        let Ok(file) = opened else { continue };
+        let Ok(file) = open_plain(&path) else { continue };
         let is_new = file.metadata().and_then(|found| found.modified()).is_ok_and(|at| {
             // A time in the future is no age.
             at.elapsed().is_ok_and(|age| age < WRITTEN_WITHIN)
@@ -149,10 +147,6 @@ pub fn list(directory: &RuntimeDir) -> Result<Vec<CommandFile>, LedgerError> {
     }
     found.sort_by(|a, b| a.run.cmp(&b.run));
     Ok(found)
-}
-
-fn no_link() -> i32 {
-    i32::try_from((OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY).bits()).unwrap_or_default()
 }
 
 /// Makes a record of the bytes of a file. Pure; never panics, whatever the bytes.

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::command::place_whole;
 use super::record::{ProcessRecord, RunId, RunRecord};
-use super::{LedgerError, private_dir, read_limited};
+use super::{LedgerError, open_plain, private_dir, read_limited};
 
 /// The longest path of a unix socket in bytes: `sun_path` without its NUL.
 pub const SOCKET_PATH_MAX: usize = 107;
@@ -130,6 +130,9 @@ pub struct IndexEntry {
     /// When the run began, in milliseconds since the Unix epoch.
     #[serde(default)]
     pub started_unix_ms: Option<u64>,
+    /// Its socket, for the same reason.
+    #[serde(default)]
+    pub socket: Option<PathBuf>,
 }
 
 impl IndexEntry {
@@ -143,6 +146,7 @@ impl IndexEntry {
             boot: Some(record.boot.clone()),
             supervisor: Some(record.supervisor),
             started_unix_ms: Some(record.started_unix_ms),
+            socket: Some(record.socket.clone()),
         }
     }
 
@@ -167,8 +171,9 @@ impl RunIndex {
         Self { directory: directory.to_owned() }
     }
 
-    /// Adds a run, or writes it anew, in place of any other of the same project: a project has one run at a time, and who
-    /// adds it holds the project's lock.
+    /// Adds a run, or writes it anew, in place of any other of the same project that is over: a project has one run at a
+    /// time, and who adds it holds the project's lock. One that is alive though its lock was removed is known by this list
+    /// alone.
     ///
     /// # Errors
     /// When the directory is not ours alone, or the file cannot be written. The run does without.
@@ -177,7 +182,10 @@ impl RunIndex {
             fs::create_dir_all(parent).map_err(|cause| error("make", parent, cause))?;
         }
         private_dir(&self.directory)?;
-        let is_earlier = |other: &IndexEntry| other.root == entry.root && other.run != entry.run;
+        let is_earlier = |other: &IndexEntry| {
+            let is_over = || !other.has_live_supervisor(entry.boot.as_deref());
+            other.root == entry.root && other.run != entry.run && is_over()
+        };
         for earlier in self.list().unwrap_or_default().into_iter().filter(is_earlier) {
             // It is the list's loss if it cannot be removed: whoever reads it sees that the run is gone.
             let _ = self.remove(&earlier.run);
@@ -215,7 +223,7 @@ impl RunIndex {
         let mut entries = Vec::new();
         for name in names {
             let path = name.map_err(|cause| error("read", &self.directory, cause))?.path();
-            let bytes = fs::File::open(&path).and_then(|file| read_limited(file, ENTRY_BYTES_MAX));
+            let bytes = open_plain(&path).and_then(|file| read_limited(file, ENTRY_BYTES_MAX));
             let entry = bytes.ok().and_then(|bytes| serde_json::from_slice::<IndexEntry>(&bytes).ok());
             entries.extend(entry.filter(|entry| path == self.path(&entry.run)));
         }
@@ -250,6 +258,15 @@ mod tests {
         entries.sort_by(|a, b| a.run.cmp(&b.run));
         entries.iter().for_each(|entry| index.add(entry).unwrap());
         std::fs::write(dir.path().join("state/lariat/runs/0123456789abcdef"), "{\"run\":").unwrap();
+        // A FIFO that nobody writes to, and one that somebody has open and says nothing.
+        let fifo = |name: &str| {
+            let path = dir.path().join("state/lariat/runs").join(name);
+            rustix::fs::mkfifoat(rustix::fs::CWD, &path, rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR)
+                .unwrap();
+            path
+        };
+        fifo("00000000000000f0");
+        let _held = fs::File::options().read(true).write(true).open(fifo("00000000000000f1")).unwrap();
         std::fs::write(
             dir.path().join("state/lariat/runs/other"),
             serde_json::to_string(&entries[0]).unwrap(),
@@ -259,9 +276,13 @@ mod tests {
         index.remove(&entries[0].run).unwrap();
         index.remove(&entries[0].run).unwrap();
         assert_eq!(index.list().unwrap(), entries[1..]);
-        let next = IndexEntry { run: RunId::new_random().unwrap(), ..entries[1].clone() };
+        let next = IndexEntry { run: RunId::new_random().unwrap(), supervisor: None, ..entries[1].clone() };
         index.add(&next).unwrap();
-        assert_eq!(index.list().unwrap(), [next], "a project has one run at a time");
+        assert_eq!(index.list().unwrap().len(), 2, "the supervisor of the other one, this process, is alive");
+        index.remove(&entries[1].run).unwrap();
+        let last = IndexEntry { run: RunId::new_random().unwrap(), ..entries[1].clone() };
+        index.add(&last).unwrap();
+        assert_eq!(index.list().unwrap(), [last], "a project has one run at a time");
     }
 
     #[test]

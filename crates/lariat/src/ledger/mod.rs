@@ -223,6 +223,15 @@ impl StateDir {
     }
 }
 
+/// Opens a file in one of the user's directories for reading. Follows no link, waits for nobody at the other end of a FIFO,
+/// and takes no terminal: whoever may write there may have put anything under that name.
+fn open_plain(path: &Path) -> io::Result<File> {
+    use std::os::unix::fs::OpenOptionsExt as _;
+    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
+    let flags = i32::try_from(flags.bits()).unwrap_or_default();
+    std::fs::OpenOptions::new().read(true).custom_flags(flags).open(path)
+}
+
 /// Reads a file, but no more than `limit` bytes of it.
 fn read_limited(file: File, limit: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();

@@ -439,6 +439,7 @@ mod tests {
             boot: None,
             supervisor: None,
             started_unix_ms: None,
+            socket: None,
         };
         index.add(&entry).unwrap();
         assert_eq!(life(), Life::Over { root: Some(root.clone()) });

@@ -50,12 +50,22 @@ impl InTheWay {
 pub(super) struct HeldKeepers(InTheWay);
 
 impl HeldKeepers {
-    /// Looks at all keepers, and kills those that were held at every look for three seconds. With such a one gone its run
-    /// has crashed, so that whoever is left is found and ended.
+    /// Looks at all keepers, wakes those that are stopped, and kills those that were held at every look for three seconds.
+    /// With such a one gone its run has crashed, so that whoever is left is found and ended.
     ///
     /// HAZARD(traced-keeper): no signal but KILL reaches it, and the debugger may be a member of its own.
+    /// HAZARD(keeper-stopped): nobody else wakes one whose supervisor is dead.
     pub(super) fn look(&mut self, keepers: impl Iterator<Item = Identity>, now: Instant) {
-        self.0.look(&keepers.filter(|keeper| is_held(*keeper)).collect(), now);
+        let in_the_way = keepers.filter(|keeper| match state_of(*keeper) {
+            Some(State::Stopped) => {
+                // It fails for one that has ended since.
+                let _ = PidFd::open(*keeper).and_then(|keeper| keeper.signal(Signal::CONT));
+                true
+            }
+            Some(State::Traced) => true,
+            _ => false,
+        });
+        self.0.look(&in_the_way.collect(), now);
     }
 }
 
@@ -84,7 +94,8 @@ impl LockHolders {
 }
 
 /// Returns who has this number if that is a process of ours, a held keeper or a member of the run, that has the file open
-/// and did not lock it: a lariat command that somebody calls from within the run has taken it, and is at work.
+/// and did not lock it: a lariat command that somebody calls from within the run has taken it, and is at work. What took it
+/// and has another name is none.
 fn idle_holder(pid: i32, lock: &Path, run: Option<&RunId>) -> Option<Identity> {
     let stat = procfs::read_stat(pid).ok().flatten().filter(|stat| stat.pid != process::pid())?;
     let is_held = stat.state == State::Traced && is_keeper(&stat);
@@ -98,16 +109,17 @@ fn idle_holder(pid: i32, lock: &Path, run: Option<&RunId>) -> Option<Identity> {
                 && path == lock
             {
                 has_it = true;
-                has_taken_it |= procfs::has_locked(pid, descriptor).unwrap_or(false);
+                let is_lariat = stat.comm.as_bytes() == b"lariat";
+                has_taken_it |= is_lariat && procfs::has_locked(pid, descriptor).unwrap_or(false);
             }
         });
     }
     (has_it && !has_taken_it).then(|| stat.identity())
 }
 
-fn is_held(keeper: Identity) -> bool {
+fn state_of(keeper: Identity) -> Option<State> {
     let stat = procfs::read_stat(keeper.pid).ok().flatten();
-    stat.is_some_and(|stat| stat.identity() == keeper && stat.state == State::Traced)
+    stat.filter(|stat| stat.identity() == keeper).map(|stat| stat.state)
 }
 
 #[cfg(test)]

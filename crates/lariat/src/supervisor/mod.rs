@@ -36,7 +36,7 @@ mod unit;
 use std::collections::{BTreeSet, VecDeque};
 use std::ffi::OsString;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -54,6 +54,7 @@ pub use handle::Handle;
 
 use crate::event::EventKind;
 use crate::ledger::index::{IndexEntry, RunIndex, UserDirs};
+use crate::ledger::lock::RunLock;
 use crate::ledger::record::{RecordedState, RunId, RunRecord, ServiceRecord, StopRecord};
 use crate::ledger::{LedgerError, StateDir};
 use crate::logs::pump::{Bell, Pump, PumpError};
@@ -182,13 +183,8 @@ impl Supervisor {
         }
         let graph = Graph::new(&spec.services)?;
         let chosen = chosen(&spec, &options.services)?;
-        let (state, lock, notes) = match recovery::look(&spec.root, recovery::Access::Create)? {
-            Past::Nothing { state, lock, notes } => (state, lock, notes),
-            Past::Absent => return Err(system("make the state directory")(Errno::NOENT)),
-            Past::Live(live) => return Err(StartError::Live(live)),
-            Past::Finishing(finishing) => return Err(StartError::Finishing(finishing)),
-            Past::Crashed(crashed) => return Err(StartError::Crashed(crashed)),
-        };
+        let index = options.dirs.runs().map(|directory| RunIndex::at(&directory));
+        let (state, lock, notes) = take_project(&spec.root, index.as_ref())?;
         let places = graph.closure(&chosen);
         let ports = claim(&spec, &places, &vec![None; spec.services.len()])?;
         try_isolation(&spec, &places, &options)?;
@@ -209,7 +205,6 @@ impl Supervisor {
         if options.is_subreaper {
             process::set_subreaper(true).map_err(system("become a subreaper"))?;
         }
-        let index = options.dirs.runs().map(|directory| RunIndex::at(&directory));
         let mut tally = Tally::new(spec.services.iter().map(|service| service.name.to_string()));
         notes.into_iter().for_each(|note| tally.note(note));
         let mut driver = Driver {
@@ -320,6 +315,22 @@ fn try_isolation(spec: &StackSpec, places: &[Place], options: &Options) -> Resul
     };
     let failed = |refusal| StartError::Isolation { service: service.name.clone(), refusal };
     choose::probe_namespaces(&options.executable).map(drop).map_err(failed)
+}
+
+/// Takes the project's state directory and lock, where nothing of an earlier run is in the way.
+fn take_project(
+    root: &Path,
+    index: Option<&RunIndex>,
+) -> Result<(StateDir, RunLock, Vec<String>), StartError> {
+    let listed = index.and_then(|index| index.list().ok()).unwrap_or_default();
+    let others = recovery::Others { listed, ..recovery::Others::default() };
+    match recovery::look_beside(root, recovery::Access::Create, &others)? {
+        Past::Nothing { state, lock, notes } => Ok((state, lock, notes)),
+        Past::Absent => Err(StartError::System { step: "make the state directory", errno: Errno::NOENT }),
+        Past::Live(live) => Err(StartError::Live(live)),
+        Past::Finishing(finishing) => Err(StartError::Finishing(finishing)),
+        Past::Crashed(crashed) => Err(StartError::Crashed(crashed)),
+    }
 }
 
 /// Makes limits have an effect, where services have some; or says why they have none.

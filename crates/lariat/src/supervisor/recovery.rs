@@ -9,10 +9,13 @@ use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use lariat_sys::identity::Identity;
+use lariat_sys::identity::{BootId, Identity};
+use lariat_sys::pidfd::PidFd;
+use lariat_sys::poll::{PollFd, PollFlags, poll};
+use lariat_sys::signal::Signal;
 
 pub use super::crashed::Crashed;
-use super::held::LockHolders;
+use super::held::{HeldKeepers, LockHolders};
 use crate::ledger::index::IndexEntry;
 use crate::ledger::lock::{self, LockWait, RunLock};
 use crate::ledger::record::{RunId, RunRecord};
@@ -23,6 +26,9 @@ use crate::shutdown::report::{Outcome, Report};
 
 /// How long a lock that somebody only looks at is waited for.
 const LOCK_WITHIN: Duration = Duration::from_millis(250);
+
+/// The pause between two looks at the dying.
+const DYING_EVERY: Duration = Duration::from_millis(5);
 
 /// How often a ledger is looked at whose lock is waited for.
 pub(super) const LOOK_EVERY: Duration = Duration::from_millis(200);
@@ -36,6 +42,25 @@ pub struct Others {
     pub listed: Vec<IndexEntry>,
     /// Where cgroups may have been made: what a damaged ledger does not say either.
     pub cgroup_bases: Vec<PathBuf>,
+}
+
+impl Others {
+    /// Returns the run that is alive in a project though `ledger`, the run in the project's ledger, is another one or none:
+    /// the state directory was removed under it, and its lock with that.
+    fn alive_in(&self, root: &Path, ledger: Option<&RunId>) -> Option<LiveRun> {
+        let is_candidate = |entry: &&IndexEntry| entry.root == root && Some(&entry.run) != ledger;
+        let mut candidates = self.listed.iter().filter(is_candidate).peekable();
+        candidates.peek()?;
+        // Without a boot to compare with, an entry says nothing about now.
+        let boot = BootId::read().ok()?.to_string();
+        let entry = candidates.find(|entry| entry.has_live_supervisor(Some(&boot)))?;
+        Some(LiveRun {
+            run: Some(entry.run.clone()),
+            supervisor: entry.supervisor.map(Identity::from),
+            root: root.to_owned(),
+            socket: entry.socket.clone(),
+        })
+    }
 }
 
 /// Whether a state directory is made where there is none.
@@ -158,17 +183,44 @@ impl Finishing {
     /// # Errors
     /// When the lock file cannot be used.
     pub fn wait(&self, deadline: Instant, cancel: Option<BorrowedFd<'_>>) -> Result<Waited, LedgerError> {
-        let mut holders = LockHolders::default();
+        let (mut holders, mut held) = (LockHolders::default(), HeldKeepers::default());
         loop {
             let slice = deadline.min(Instant::now() + LOOK_EVERY);
             match lock::wait_until(&self.state, slice, cancel)? {
-                LockWait::Acquired(_) => return Ok(Waited::Finished),
+                LockWait::Acquired(_) if !self.has_keepers() => return Ok(Waited::Finished),
                 LockWait::Cancelled => return Ok(Waited::Cancelled),
-                LockWait::TimedOut if self.is_over() => return Ok(Waited::Finished),
-                LockWait::TimedOut if Instant::now() >= deadline => return Ok(Waited::TimedOut),
+                _ if self.is_over() => return Ok(Waited::Finished),
+                _ if Instant::now() >= deadline => return Ok(Waited::TimedOut),
                 LockWait::TimedOut => self.look_at(&mut holders),
+                // HAZARD(removed-lock): it is no news of them then, and they are looked at as often.
+                LockWait::Acquired(_) => {
+                    let mut polled = Vec::with_capacity(1);
+                    polled.extend(cancel.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
+                    if matches!(poll(&mut polled, Some(slice)), Ok(1..)) {
+                        return Ok(Waited::Cancelled);
+                    }
+                }
             }
+            held.look(self.keepers(), Instant::now());
         }
+    }
+
+    /// Kills the keepers: their run has crashed then, and what they held is found and ended by whoever looks next. For those
+    /// that are not done after all their time, and where nobody is to have any.
+    pub fn kill_keepers(&self) {
+        for keeper in self.keepers() {
+            // One that may not be killed, or has ended, is no keeper's work for us.
+            let _ = PidFd::open(keeper).and_then(|keeper| keeper.signal(Signal::KILL));
+        }
+    }
+
+    fn keepers(&self) -> impl Iterator<Item = Identity> {
+        let services = self.record.iter().flat_map(|record| &record.services);
+        services.filter_map(|service| service.keeper.map(Identity::from)).filter(Identity::is_alive)
+    }
+
+    fn has_keepers(&self) -> bool {
+        self.keepers().next().is_some()
     }
 
     fn look_at(&self, holders: &mut LockHolders) {
@@ -211,17 +263,26 @@ pub fn look_beside(root: &Path, access: Access, others: &Others) -> Result<Past,
 
 /// Looks as [`look`] does, but for no process yet.
 pub(super) fn take(root: &Path, access: Access, others: &Others) -> Result<Past, LedgerError> {
-    let state = match access {
-        Access::Create => StateDir::create(root)?,
-        Access::Open => match StateDir::open(root)? {
-            Some(state) => state,
-            None => return Ok(Past::Absent),
-        },
+    let state = match (StateDir::open(root)?, access) {
+        (Some(state), _) => state,
+        (None, _) if let Some(live) = others.alive_in(root, None) => return Ok(Past::Live(live)),
+        (None, Access::Create) => StateDir::create(root)?,
+        (None, Access::Open) => return Ok(Past::Absent),
     };
     let LockWait::Acquired(lock) = lock::wait_until(&state, Instant::now() + LOCK_WITHIN, None)? else {
         return held(state);
     };
     let found = store::load_and_set_aside(&state, &lock)?;
+    if let Some(live) = others.alive_in(root, run_of(&found)) {
+        return Ok(Past::Live(live));
+    }
+    if let Loaded::Record(record) = &found
+        && !record.is_closed
+        && is_alive_without_its_lock(record)
+    {
+        drop(lock);
+        return held(state);
+    }
     if let Loaded::Record(record) = &found
         && record.is_closed
     {
@@ -234,6 +295,34 @@ pub(super) fn take(root: &Path, access: Access, others: &Others) -> Result<Past,
             Past::Crashed(Box::new(Crashed::new(state, Some(lock), record, clues, notes)))
         }
     })
+}
+
+/// Says whether supervisor or keepers of a run whose lock is free are alive. Blocks for a quarter of a second at most: the dying
+/// let go of the lock a moment before they are dead.
+///
+/// HAZARD(removed-lock): the lock's file may have been removed under them, and another one made.
+fn is_alive_without_its_lock(record: &RunRecord) -> bool {
+    let is_this_boot = BootId::read().is_ok_and(|boot| boot.to_string() == record.boot);
+    let keepers = record.services.iter().filter_map(|service| service.keeper);
+    let own: Vec<Identity> = keepers.chain([record.supervisor]).map(Identity::from).collect();
+    let is_somebody_alive = || is_this_boot && own.iter().any(Identity::is_alive);
+    let until = Instant::now() + LOCK_WITHIN;
+    while is_somebody_alive() {
+        if Instant::now() >= until {
+            return true;
+        }
+        // It fails only for want of memory; then it is looked at without a pause.
+        let _ = poll(&mut [], Some(until.min(Instant::now() + DYING_EVERY)));
+    }
+    false
+}
+
+fn run_of(ledger: &Loaded) -> Option<&RunId> {
+    match ledger {
+        Loaded::Record(record) | Loaded::Newer { record: Some(record), .. } => Some(&record.run),
+        Loaded::Damaged { run, .. } => run.as_ref(),
+        Loaded::Absent | Loaded::Newer { record: None, .. } => None,
+    }
 }
 
 /// What is known of a run that was not closed: its record, where that can be read, and the clues to what is left of it.
@@ -323,16 +412,20 @@ pub fn peek(root: &Path) -> Result<Option<Report>, LedgerError> {
 }
 
 /// Looks for a live run of the project in `root`, and takes nothing, not even the lock. `None` when there is none,
-/// though keepers may be ending one.
+/// though keepers may be ending one. Of the others only the list is asked.
 ///
 /// # Errors
 /// As [`look`].
-pub fn find_live(root: &Path) -> Result<Option<LiveRun>, LedgerError> {
-    match StateDir::open(root)? {
-        Some(state) if lock::is_held(&state)? => match held(state)? {
-            Past::Live(live) => Ok(Some(live)),
-            _ => Ok(None),
-        },
+pub fn find_live(root: &Path, others: &Others) -> Result<Option<LiveRun>, LedgerError> {
+    let state = match StateDir::open(root)? {
+        Some(state) => state,
+        None => return Ok(others.alive_in(root, None)),
+    };
+    if !lock::is_held(&state)? {
+        return Ok(others.alive_in(root, run_of(&store::load(&state)?)));
+    }
+    match held(state)? {
+        Past::Live(live) => Ok(Some(live)),
         _ => Ok(None),
     }
 }

@@ -102,7 +102,7 @@ impl Driver {
     }
 
     /// Returns who leads a service whose keeper died before it could say so: it leads a session, was born while the keeper
-    /// lived, and carries the service's mark, or is a zombie, which carries none.
+    /// lived, and carries no mark but the service's. A zombie carries none, nor does who has executed itself without.
     fn orphaned_leader(&self, place: Place) -> Option<Identity> {
         let mut children = Vec::new();
         // Without a list nobody counts as told, and the leader hears of the stop twice.
@@ -111,14 +111,16 @@ impl Driver {
         let orphans = children.into_iter().filter(|pid| !excepted.contains(pid));
         let keeper = self.units[place].life.as_ref().map(|life| life.keeper.identity());
         let is_younger = |stat: &procfs::Stat| keeper.is_none_or(|keeper| stat.start >= keeper.start);
-        let is_marked = |pid: i32| {
-            let mark = Mark::of(pid).filter(|mark| mark.run == self.books.run());
-            mark.is_some_and(|mark| mark.service.as_deref() == Some(&self.units[place].name))
+        let is_anothers = |pid: i32| {
+            let is_own = |mark: &Mark| {
+                mark.run == self.books.run() && mark.service.as_deref() == Some(&self.units[place].name)
+            };
+            Mark::of(pid).is_some_and(|mark| !is_own(&mark))
         };
         let leaders = orphans
             .filter_map(|pid| procfs::read_stat(pid).ok().flatten())
             .filter(|stat| stat.session == stat.pid && is_younger(stat))
-            .filter(|stat| !stat.is_alive() || is_marked(stat.pid));
+            .filter(|stat| !is_anothers(stat.pid));
         first_born(leaders).map(|leader| leader.identity())
     }
 
@@ -159,6 +161,7 @@ impl Driver {
 
     /// Some child of ours died. Keepers are heard of by their pidfd; an orphan is reaped here.
     pub(super) fn children_changed(&mut self, now: Instant) {
+        self.wake_keepers();
         self.reap_leaving();
         if self.sweep.is_some() {
             return self.turn_sweep(now);
@@ -171,6 +174,19 @@ impl Driver {
             // One that is not ours to reap hides those behind it until it is reaped.
             if excepted.contains(&pid) || !matches!(reap::reap(pid), Ok(Some(_))) {
                 return;
+            }
+        }
+    }
+
+    /// HAZARD(keeper-stopped): one that is stopped would not even see that its service has ended.
+    fn wake_keepers(&self) {
+        if !reap::has_stopped_child() {
+            return;
+        }
+        for keeper in self.units.iter().filter_map(|unit| Some(&unit.life.as_ref()?.keeper)) {
+            if matches!(reap::peek_stops(keeper.identity().pid), Ok(Some(ChildEvent::Stopped { .. }))) {
+                // Whatever this gives, the next stop is told again.
+                let _ = keeper.pidfd().signal(Signal::CONT);
             }
         }
     }

@@ -60,6 +60,7 @@ fn run(args: &Args) -> libc::c_int {
         "twins" => strange::twins(args),
         "reader" => strange::reader(args),
         "demoted" => strange::demoted(args),
+        "forger" => strange::forger(args),
         "usurper" => strange::usurper(args),
         "usurper-member" => strange::usurper_member(args),
         "flood" => output::flood(args),

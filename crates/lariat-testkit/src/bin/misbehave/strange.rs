@@ -29,6 +29,17 @@ pub(crate) fn demoted(args: &Args) -> i32 {
     lead(&Part::of(args))
 }
 
+/// A leader that takes every socket of its parent and says `--word` (in hexadecimal) on it. Says how many in `forged`.
+pub(crate) fn forger(args: &Args) -> i32 {
+    let part = Part::of(args);
+    let digits = args.text("word", "").as_bytes().chunks(2);
+    let word: Option<Vec<u8>> =
+        digits.map(|two| u8::from_str_radix(std::str::from_utf8(two).ok()?, 16).ok()).collect();
+    let Some(word) = word else { sys::broken("no hexadecimal") };
+    part.facts.state("forged", &sys::say_for_parent(&word).to_string());
+    lead(&part)
+}
+
 /// A leader and a child that executes `--program`, a copy of this one with set-uid root, which becomes root for good.
 pub(crate) fn usurper(args: &Args) -> i32 {
     let part = Part::of(args);
