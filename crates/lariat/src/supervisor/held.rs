@@ -93,6 +93,35 @@ impl LockHolders {
     }
 }
 
+/// Returns the keepers of ours that have the lock's file open: those too whom a supervisor could not write down any more.
+pub(super) fn keepers_with(lock: &Path) -> Vec<Identity> {
+    let pids = procfs::pids().unwrap_or_default().into_iter();
+    let keepers = pids.filter_map(|pid| procfs::read_stat(pid).ok().flatten().filter(is_keeper));
+    keepers
+        .filter(|stat| is_own(stat.pid) && has_open(stat.pid, lock, |_| ()))
+        .map(|stat| stat.identity())
+        .collect()
+}
+
+fn is_own(pid: i32) -> bool {
+    procfs::uid(pid).ok().flatten() == Some(process::effective_user())
+}
+
+/// Says whether a process has a file open, and shows each of its descriptors of it. What may not be looked into is not known to
+/// have it.
+fn has_open(pid: i32, file: &Path, mut each: impl FnMut(i32)) -> bool {
+    let mut has_it = false;
+    let _ = procfs::visit_descriptors(pid, &mut |open| {
+        if let Open::File { descriptor, path } = open
+            && path == file
+        {
+            has_it = true;
+            each(descriptor);
+        }
+    });
+    has_it
+}
+
 /// Returns who has this number if that is a process of ours, a held keeper or a member of the run, that has the file open
 /// and did not lock it: a lariat command that somebody calls from within the run has taken it, and is at work. What took it
 /// and has another name is none.
@@ -100,20 +129,13 @@ fn idle_holder(pid: i32, lock: &Path, run: Option<&RunId>) -> Option<Identity> {
     let stat = procfs::read_stat(pid).ok().flatten().filter(|stat| stat.pid != process::pid())?;
     let is_held = stat.state == State::Traced && is_keeper(&stat);
     let is_member = || run.is_some_and(|run| Mark::of(pid).is_some_and(|mark| mark.run == run.as_str()));
-    let is_own = || procfs::uid(pid).ok().flatten() == Some(process::effective_user());
-    let (mut has_it, mut has_taken_it) = (false, false);
-    if (is_held || is_member()) && is_own() {
-        // What may not be looked into is not known to have it.
-        let _ = procfs::visit_descriptors(pid, &mut |open| {
-            if let Open::File { descriptor, path } = open
-                && path == lock
-            {
-                has_it = true;
-                let is_lariat = stat.comm.as_bytes() == b"lariat";
-                has_taken_it |= is_lariat && procfs::has_locked(pid, descriptor).unwrap_or(false);
-            }
+    let is_lariat = stat.comm.as_bytes() == b"lariat";
+    let mut has_taken_it = false;
+    let has_it = (is_held || is_member())
+        && is_own(pid)
+        && has_open(pid, lock, |descriptor| {
+            has_taken_it |= is_lariat && procfs::has_locked(pid, descriptor).unwrap_or(false);
         });
-    }
     (has_it && !has_taken_it).then(|| stat.identity())
 }
 

@@ -12,10 +12,11 @@ use std::time::{Duration, Instant};
 use lariat_sys::identity::{BootId, Identity};
 use lariat_sys::pidfd::PidFd;
 use lariat_sys::poll::{PollFd, PollFlags, poll};
+use lariat_sys::procfs;
 use lariat_sys::signal::Signal;
 
 pub use super::crashed::Crashed;
-use super::held::{HeldKeepers, LockHolders};
+use super::held::{HeldKeepers, LockHolders, keepers_with};
 use crate::ledger::index::IndexEntry;
 use crate::ledger::lock::{self, LockWait, RunLock};
 use crate::ledger::record::{RunId, RunRecord};
@@ -208,7 +209,8 @@ impl Finishing {
     /// Kills the keepers: their run has crashed then, and what they held is found and ended by whoever looks next. For those
     /// that are not done after all their time, and where nobody is to have any.
     pub fn kill_keepers(&self) {
-        for keeper in self.keepers() {
+        let unknown = self.lock_file().map(|lock| keepers_with(&lock)).unwrap_or_default();
+        for keeper in self.keepers().chain(unknown) {
             // One that may not be killed, or has ended, is no keeper's work for us.
             let _ = PidFd::open(keeper).and_then(|keeper| keeper.signal(Signal::KILL));
         }
@@ -216,7 +218,7 @@ impl Finishing {
 
     fn keepers(&self) -> impl Iterator<Item = Identity> {
         let services = self.record.iter().flat_map(|record| &record.services);
-        services.filter_map(|service| service.keeper.map(Identity::from)).filter(Identity::is_alive)
+        services.filter_map(|service| service.keeper.map(Identity::from)).filter(|keeper| can_work(*keeper))
     }
 
     fn has_keepers(&self) -> bool {
@@ -224,11 +226,15 @@ impl Finishing {
     }
 
     fn look_at(&self, holders: &mut LockHolders) {
-        // The kernel names it by its whole path.
-        if let Ok(lock) = std::fs::canonicalize(self.state.path().join(lock::LOCK_FILE)) {
+        if let Some(lock) = self.lock_file() {
             let run = self.run().filter(|_| self.at_work().is_empty());
             holders.look(&lock, run, Instant::now());
         }
+    }
+
+    /// Returns the lock's file by its whole path, as the kernel names it.
+    fn lock_file(&self) -> Option<PathBuf> {
+        std::fs::canonicalize(self.state.path().join(lock::LOCK_FILE)).ok()
     }
 
     /// The ledger under the lock is another one's by now, or closed.
@@ -305,7 +311,7 @@ fn is_alive_without_its_lock(record: &RunRecord) -> bool {
     let is_this_boot = BootId::read().is_ok_and(|boot| boot.to_string() == record.boot);
     let keepers = record.services.iter().filter_map(|service| service.keeper);
     let own: Vec<Identity> = keepers.chain([record.supervisor]).map(Identity::from).collect();
-    let is_somebody_alive = || is_this_boot && own.iter().any(Identity::is_alive);
+    let is_somebody_alive = || is_this_boot && own.iter().any(|own| can_work(*own));
     let until = Instant::now() + LOCK_WITHIN;
     while is_somebody_alive() {
         if Instant::now() >= until {
@@ -315,6 +321,13 @@ fn is_alive_without_its_lock(record: &RunRecord) -> bool {
         let _ = poll(&mut [], Some(until.min(Instant::now() + DYING_EVERY)));
     }
     false
+}
+
+/// Says whether one of lariat's own processes is alive and not in the middle of its exit, which a namespace that it leads may
+/// hold up for as long as somebody in there is stuck: the dying have no memory any more.
+fn can_work(own: Identity) -> bool {
+    let stat = procfs::read_stat(own.pid).ok().flatten();
+    stat.is_some_and(|stat| stat.identity() == own && stat.is_alive() && stat.vsize > 0)
 }
 
 fn run_of(ledger: &Loaded) -> Option<&RunId> {

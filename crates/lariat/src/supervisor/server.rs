@@ -76,7 +76,7 @@ impl Server {
                 // Root could do all of it without asking.
                 peer.uid == process::effective_user() || peer.uid == 0
             });
-            if !is_friend || self.clients.len() >= CLIENTS_MAX || stream.set_nonblocking(true).is_err() {
+            if !is_friend || !self.has_room(poller) || stream.set_nonblocking(true).is_err() {
                 continue;
             }
             let id = self.next;
@@ -198,6 +198,21 @@ impl Server {
         if poller.change(&client.stream, interest, client.key).is_err() {
             self.close(id, poller);
         }
+    }
+
+    /// Makes room for one more where there is none: whoever came first of those who have asked for nothing and are owed nothing
+    /// goes, so that nobody can shut the door by standing in it. Says whether there is room.
+    fn has_room<T: Copy>(&mut self, poller: &mut Poller<T>) -> bool {
+        if self.clients.len() < CLIENTS_MAX {
+            return true;
+        }
+        let is_idle =
+            |client: &Client| client.pending == 0 && !client.wants_events && client.output.is_empty();
+        let idle = self.clients.iter().find(|(_, client)| is_idle(client)).map(|(id, _)| *id);
+        idle.is_some_and(|id| {
+            self.close(id, poller);
+            true
+        })
     }
 
     fn close<T: Copy>(&mut self, id: ClientId, poller: &mut Poller<T>) {

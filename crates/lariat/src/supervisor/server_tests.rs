@@ -129,9 +129,15 @@ fn a_request_without_end_and_a_hundred_clients_are_too_much() {
         is_known |= !bench.server.clients.is_empty();
     }
     let crowd: Vec<ApiClient> = (0..CLIENTS_MAX).map(|_| bench.connect()).collect();
-    let late = bench.connect();
+    let mut late = bench.connect();
     bench.server.accept(&mut bench.poller, Owner::Client);
     assert_eq!(bench.server.clients.len(), CLIENTS_MAX);
+    // Nobody of the crowd has asked for anything: the eldest of it makes room.
+    late.ask(&Request::Ps { processes: false }).unwrap();
+    let (asker, request) = bench.requests(1).remove(0);
+    assert_eq!(request, Request::Ps { processes: false });
+    bench.server.send(asker, &Answer::Accepted, &mut bench.poller);
+    assert_eq!(late.next(soon()).unwrap(), Answer::Accepted);
     drop((crowd, late));
 }
 
