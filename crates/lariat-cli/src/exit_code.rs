@@ -70,8 +70,10 @@ mod tests {
         text.push_str("128 and the signal's\nnumber, as in a shell; after INT and QUIT lariat dies of the same signal, ");
         text.push_str("so that a script around it stops too.\n\n");
         text.push_str(
-            "`lariat up` that was ended by Ctrl-C, TERM or HUP and left nothing behind ends with 0.\n\n",
+            "`lariat up` that was ended by Ctrl-C, TERM or HUP and left nothing behind ends with 0. `lariat up -d` ends with 0 only\n",
         );
+        text.push_str("when the stack goes on in the background, or all of it has completed; ended by a signal or `lariat down` before that, it\n");
+        text.push_str("ends with 1.\n\n");
         text.push_str("`lariat port` ends with 0 when nobody listens on any of the ports, and otherwise with 7. With `--free` it ends with\n");
         text.push_str("0 when the ports are free at its end; 4: what it tried to end still has one; 5: a service of a live run has one; 7: a\n");
         text.push_str("foreign process has one; 8: nobody said yes.\n");

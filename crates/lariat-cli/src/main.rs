@@ -78,8 +78,9 @@ fn command(args: Vec<OsString>) -> ExitCode {
 }
 
 fn finish(result: Result<ExitCode, Failure>, mut output: Output) -> ExitCode {
-    // What was printed comes first, also before the failure that follows it.
-    let result = output.finish().and(result);
+    // What was printed comes first, also before the failure that follows it, which says more than that of the output.
+    let written = output.finish();
+    let result = result.and_then(|code| written.map(|()| code));
     match result {
         Ok(code) => code,
         Err(failure) => {
