@@ -42,7 +42,7 @@ exit_codes! {
     LiveRun 5 "A live run is in the way"
     NoRun 6 "There is no run here"
     PortInUse 7 "A port is in use by somebody else; of `port`, without `--free`: by anybody"
-    Consent 8 "Consent was needed and not given (there was no terminal and no `--yes`, or the answer was no)"
+    Consent 8 "Consent was needed and not given (nobody could be asked at a terminal and no `--yes`, or the answer was no)"
     Trouble 9 "Trouble of lariat's own: its state directory, a full disk, the system"
     RunTrouble 125 "`run`: trouble of lariat's own, or survivors of a command that succeeded"
     NotExecutable 126 "`run`: the command was found and could not be executed"
