@@ -174,6 +174,27 @@ fn services_are_stopped_started_and_restarted_from_another_terminal() {
 }
 
 #[test]
+fn who_comes_after_a_service_that_is_stopped_is_named() {
+    let arena = Arena::new();
+    let toml = "[service.db]\nrun = 'exec sleep 600'\n[service.task]\nrun = 'true'\n\
+        [service.web]\nrun = 'exec sleep 600'\nafter = { db = 'ready', task = 'completed' }\n";
+    let stack = Stack::new(&arena, LARIAT, "project", toml);
+    let up = stack.up(&arena);
+    let stopped = stack.run(&arena, &["stop", "db"]).expect(0);
+    assert_eq!(stopped.err(), "note: left without it: web; `lariat start db` brings it back\n");
+    let json = stack.run(&arena, &["stop", "db", "--json"]).expect(0);
+    let status: serde_json::Value = serde_json::from_str(&json.out()).expect("one object");
+    assert_eq!((status["needed_by"][0].as_str(), json.err().as_str()), (Some("web"), ""), "{status}");
+    for service in ["task", "web", "db"] {
+        let stopped = stack.run(&arena, &["stop", service]).expect(0);
+        assert_eq!(stopped.err(), "", "nobody needs {service}");
+    }
+    stack.run(&arena, &["down"]).expect(0);
+    up.wait().expect(0);
+    arena.finish();
+}
+
+#[test]
 fn a_leader_that_crashes_takes_its_stragglers_along_before_its_restart() {
     let arena = Arena::new();
     let facts = arena.facts("f");
