@@ -128,6 +128,27 @@ fn detached_and_ended_before_it_is_up_it_says_by_whom_and_does_not_end_with_0() 
 }
 
 #[test]
+fn detached_and_ended_at_any_early_moment_it_ends_with_1() {
+    for round in 0..12 {
+        let arena = Arena::new();
+        let toml = "[service.server]\nrun = 'exec sleep 600'\nready = { log = 'never said' }\n";
+        let stack = Stack::new(&arena, LARIAT, "project", toml);
+        let up = stack.lariat(&arena, &["up", "-d", "--yes"]).start();
+        // In half of the rounds as soon as there is a supervisor, in the others when it has begun its run.
+        let early = round % 2 == 0;
+        wait_until("a supervisor", PATIENCE, || {
+            let seen = arena.alive();
+            let is_there = seen.iter().any(|seen| seen.command.contains("--supervise"));
+            (is_there && (early || stack.dir().join(".lariat").exists())).then_some(())
+        });
+        up.signal(libc::SIGTERM);
+        let ended = up.wait().expect(1);
+        assert!(ended.err().contains("because received TERM"), "{round}: {}", ended.err());
+        arena.finish();
+    }
+}
+
+#[test]
 fn detached_it_ends_with_0_when_all_of_it_has_completed() {
     let arena = Arena::new();
     let stack = Stack::new(&arena, LARIAT, "project", "[service.task]\nrun = 'exit 0'\n");

@@ -16,9 +16,9 @@ use lariat::event::{Event, EventKind};
 use lariat::shutdown::plan::Why;
 use lariat::shutdown::report::Report;
 use lariat::supervisor::{Next, Subscription};
-use lariat_sys::pidfd::PidFd;
 use lariat_sys::poll::{PollFd, PollFlags, poll};
 use lariat_sys::reap::{self, Exit};
+use lariat_sys::signal::Signal;
 use lariat_sys::spawn::{self, Child, Program, SpawnOptions};
 use lariat_sys::{Errno, files};
 use serde::{Deserialize, Serialize};
@@ -64,7 +64,7 @@ pub(super) fn start(
     let child = spawn_supervisor(file, args, signals, write)?;
     let mut wait = Wait::new(output.is_out_styled());
     let mut pipe = File::from(read);
-    let mut is_ended = false;
+    let mut passed = None;
     loop {
         let mut fds = [
             PollFd::from_borrowed_fd(pipe.as_fd(), PollFlags::IN),
@@ -81,22 +81,21 @@ pub(super) fn start(
             }
         }
         if has_signals {
-            is_ended |= pass_on(signals, &child);
+            passed = passed.or(pass_on(signals, &child));
         }
     }
-    if is_ended {
+    if passed.is_some() {
         // It may have taken it after its last word.
         wait_for_end(signals, &child).map_err(failed)?;
     }
-    wait.end(&child.pidfd, child.pid, output)
+    wait.end(&child, passed, output)
 }
 
 /// Passes on what came and asks for the end: the supervisor stops by its plan, and says so; the next one makes it hurry.
-/// Returns whether one came.
-fn pass_on(signals: &Signals, child: &Child) -> bool {
-    let signal = signals.next_end();
+/// Returns which one came.
+fn pass_on(signals: &Signals, child: &Child) -> Option<Signal> {
     // One that is gone already was ended by something else.
-    signal.is_some_and(|signal| child.pidfd.signal(signal).is_ok())
+    signals.next_end().filter(|signal| child.pidfd.signal(*signal).is_ok())
 }
 
 /// Waits until a supervisor that was told to end has ended; it has a deadline of its own.
@@ -198,17 +197,24 @@ impl Wait {
         output.finish()
     }
 
-    /// The pipe is closed: it is up, or over.
-    fn end(self, supervisor: &PidFd, pid: i32, output: &mut Output) -> Result<ExitCode, Failure> {
-        let is_dead = supervisor.wait_exit(Some(Instant::now())).unwrap_or(false);
+    /// The pipe is closed: it is up, or over. `passed` is the first signal that was passed on.
+    fn end(self, child: &Child, passed: Option<Signal>, output: &mut Output) -> Result<ExitCode, Failure> {
+        let is_dead = child.pidfd.wait_exit(Some(Instant::now())).unwrap_or(false);
         if self.is_up && self.report.is_none() && !is_dead {
             output.print(format!("run {} goes on in the background; `lariat down` stops it\n", self.run));
             return output.finish().map_err(goes_on).map(|()| ExitCode::Done);
         }
         // It has nothing left to do but to exit.
-        let _ = supervisor.wait_exit(None);
-        let code = match reap::reap(pid) {
+        let _ = child.pidfd.wait_exit(None);
+        let code = match reap::reap(child.pid) {
             Ok(Some((Exit::Code(code), _))) => ExitCode::of(code),
+            Ok(Some((Exit::Signal { signal, .. }, _))) if passed == Some(signal) => {
+                // It takes these signals from a queue before it makes anything: this one came earlier.
+                let message = "the stack was ended before anything of it was started";
+                return Err(
+                    Failure::new(ExitCode::ServiceFailed, message).because(format!("received {signal}"))
+                );
+            }
             _ => None,
         };
         match (self.failure, self.report, code) {
@@ -219,8 +225,9 @@ impl Wait {
                 Err(Failure::new(ExitCode::ServiceFailed, message).because(report.why))
             }
             (None, Some(_), Some(code)) => Ok(code),
-            (None, None, Some(_)) if self.is_up => {
-                Err(Failure::new(ExitCode::ServiceFailed, "the stack was ended as soon as it was up"))
+            (None, None, Some(code)) if self.is_up => {
+                let code = if code == ExitCode::Done { ExitCode::ServiceFailed } else { code };
+                Err(Failure::new(code, "the stack was ended as soon as it was up"))
             }
             _ => Err(Failure::new(ExitCode::Trouble, "the supervisor died while the stack came up")
                 .hint("its keepers end what was started; `lariat down` shows the report")),
