@@ -13,7 +13,8 @@ use std::path::PathBuf;
 
 use anstyle::AnsiColor;
 use clap::builder::Styles;
-use clap::{Args, Parser, Subcommand};
+use clap::error::{ContextKind, ContextValue};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 
 const STYLES: Styles = Styles::styled()
@@ -51,6 +52,23 @@ pub(crate) struct Cli {
     /// No colours; NO_COLOR in the environment does the same
     #[arg(long, global = true)]
     pub(crate) no_color: bool,
+}
+
+/// Adds the verb that was probably meant to an error that names none. The similarity that clap goes by finds no `run` in
+/// `rn`: it looks for no letter in another place of a word as short as that.
+pub(crate) fn suggest(mut error: clap::Error) -> clap::Error {
+    let Some(ContextValue::String(written)) = error.get(ContextKind::InvalidSubcommand) else { return error };
+    if error.get(ContextKind::SuggestedSubcommand).is_none() {
+        let command = Cli::command();
+        let verbs = command
+            .get_subcommands()
+            .flat_map(|verb| std::iter::once(verb.get_name()).chain(verb.get_all_aliases()));
+        if let Some(verb) = lariat_config::nearest(written, verbs) {
+            let verb = ContextValue::Strings(vec![verb.to_owned()]);
+            error.insert(ContextKind::SuggestedSubcommand, verb);
+        }
+    }
+    error
 }
 
 /// What is to be done.
@@ -132,8 +150,6 @@ pub(crate) struct ManArgs {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]

@@ -42,7 +42,7 @@ exit_codes! {
     LiveRun 5 "A live run is in the way"
     NoRun 6 "There is no run here"
     PortInUse 7 "A port is in use by somebody else; of `port`, without `--free`: by anybody"
-    Consent 8 "Consent was needed and not given (there was no terminal and no `--yes`, or the answer was no)"
+    Consent 8 "Consent was needed and not given (nobody could be asked at a terminal and no `--yes`, or the answer was no)"
     Trouble 9 "Trouble of lariat's own: its state directory, a full disk, the system"
     RunTrouble 125 "`run`: trouble of lariat's own, or survivors of a command that succeeded"
     NotExecutable 126 "`run`: the command was found and could not be executed"
@@ -70,8 +70,10 @@ mod tests {
         text.push_str("128 and the signal's\nnumber, as in a shell; after INT and QUIT lariat dies of the same signal, ");
         text.push_str("so that a script around it stops too.\n\n");
         text.push_str(
-            "`lariat up` that was ended by Ctrl-C, TERM or HUP and left nothing behind ends with 0.\n\n",
+            "`lariat up` that was ended by Ctrl-C, TERM or HUP and left nothing behind ends with 0. `lariat up -d` ends with 0 only\n",
         );
+        text.push_str("when the stack goes on in the background, or all of it has completed; ended by a signal or `lariat down` before that, it\n");
+        text.push_str("ends with 1.\n\n");
         text.push_str("`lariat port` ends with 0 when nobody listens on any of the ports, and otherwise with 7. With `--free` it ends with\n");
         text.push_str("0 when the ports are free at its end; 4: what it tried to end still has one; 5: a service of a live run has one; 7: a\n");
         text.push_str("foreign process has one; 8: nobody said yes.\n");

@@ -70,7 +70,7 @@ fn command(args: Vec<OsString>) -> ExitCode {
     }
     let cli = match Cli::try_parse_from(args) {
         Ok(cli) => cli,
-        Err(error) => return parse_error(&error),
+        Err(error) => return parse_error(args::suggest(error)),
     };
     let mut output = Output::new(cli.no_color);
     let result = commands::dispatch(&cli.command, &mut output);
@@ -78,8 +78,9 @@ fn command(args: Vec<OsString>) -> ExitCode {
 }
 
 fn finish(result: Result<ExitCode, Failure>, mut output: Output) -> ExitCode {
-    // What was printed comes first, also before the failure that follows it.
-    let result = output.finish().and(result);
+    // What was printed comes first, also before the failure that follows it, which says more than that of the output.
+    let written = output.finish();
+    let result = result.and_then(|code| written.map(|()| code));
     match result {
         Ok(code) => code,
         Err(failure) => {
@@ -90,11 +91,11 @@ fn finish(result: Result<ExitCode, Failure>, mut output: Output) -> ExitCode {
 }
 
 /// Shows help or version on standard output, and what is wrong with the command line on standard error.
-fn parse_error(error: &clap::Error) -> ExitCode {
+fn parse_error(error: clap::Error) -> ExitCode {
     let mut output = Output::new(false);
     let is_asked_for = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
     if !is_asked_for {
-        output.fail_usage(error);
+        output.fail_usage(&error);
         return ExitCode::Usage;
     }
     let text = error.render();

@@ -51,6 +51,9 @@ impl Failure {
     }
 }
 
+/// Standard output took not all of what was written.
+pub(crate) const UNWRITTEN: &str = "could not write to standard output";
+
 const RED: Style = AnsiColor::Red.on_default().bold();
 const CYAN: Style = AnsiColor::Cyan.on_default().bold();
 
@@ -186,7 +189,7 @@ impl Output {
             None | Some(ErrorKind::BrokenPipe) => Ok(()),
             Some(kind) => {
                 let cause = io::Error::from(kind);
-                Err(Failure::new(ExitCode::Trouble, "could not write to standard output").because(cause))
+                Err(Failure::new(ExitCode::Trouble, UNWRITTEN).because(cause))
             }
         }
     }

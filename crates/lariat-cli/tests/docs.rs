@@ -347,6 +347,22 @@ fn the_readme_is_true() {
 }
 
 #[test]
+fn the_numbers_of_trees_and_endings_are_those_of_the_drill() {
+    let arena = Arena::new();
+    let list =
+        arena.command(subject::lariat(LARIAT)).args(["doctor", "--drill", "--list"]).run().expect(0).out();
+    let names = |title: &str| {
+        let below = list.lines().skip_while(|line| *line != title).skip(1);
+        below.take_while(|line| line.starts_with(' ')).count()
+    };
+    // Numbers of two digits are alike everywhere else, which would hide a list that grew.
+    let counted = format!("of {} trees, {} endings are known", names("trees"), names("endings"));
+    let text = fs::read_to_string(root().join("README.md")).expect("a README");
+    assert!(text.contains(&counted), "the README does not say `{counted}`");
+    arena.finish();
+}
+
+#[test]
 fn the_other_documents_are_true() {
     for path in documents()
         .iter()

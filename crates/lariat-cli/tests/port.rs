@@ -245,7 +245,7 @@ fn a_live_runs_service_is_named_and_left_to_its_supervisor() {
         assert!(json.contains(word), "no {word}: {json}");
     }
     let refused = port(&arena, number, &["--free", "--yes"]).expect(5);
-    for word in ["service `web`", "lariat stop", "lariat down", root.as_str()] {
+    for word in ["service `web`", "`lariat stop web`", "`lariat down`", root.as_str()] {
         assert!(refused.err().contains(word), "no {word}: {refused:?}");
     }
     assert!(facts.told("leader").is_empty() && facts.told("sharer").is_empty(), "it was signalled");

@@ -4,6 +4,7 @@ mod crash;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
+use std::process::Stdio;
 use std::time::{Duration, SystemTime};
 
 use crash::{LARIAT, User, at_runtime, crash, is_alive, kill_at_once, lariat, listed, names, project, said};
@@ -96,6 +97,33 @@ fn consent_is_asked_for() {
         assert_eq!(pty.wait_end(&sweep).code(), Some(code), "{keys:?}: {}", pty.text());
         assert_eq!(arena.alive().len(), left, "{keys:?}");
         stack.run(&arena, &["sweep", "--yes"]).expect(0);
+        arena.finish();
+    }
+}
+
+#[test]
+fn who_redirects_the_input_is_not_asked_and_who_redirects_the_output_is() {
+    for verb in ["sweep", "down", "up"] {
+        let arena = Arena::with(Containment::Lineage);
+        let (stack, facts) = project(&arena, "project", "new-session", "--manner stubborn");
+        let up = stack.up(&arena);
+        facts.wait_for("ready");
+        crash(&arena, &[&up]);
+        let mut pty = Pty::new();
+        let unasked = pty.start_beside(stack.in_front(&arena, &[verb]).stdin(Stdio::null()));
+        let unasked = unasked.wait().expect(8);
+        names(&said(&unasked), &[facts.pid("leader"), facts.pid("child")]);
+        for wanted in ["nobody can be asked", "--yes"] {
+            assert!(unasked.err().contains(wanted), "{verb}: {}", unasked.err());
+        }
+        assert_eq!(arena.alive().len(), 2);
+        let mut pty = Pty::new();
+        let stdin = pty.program_side();
+        let asked = pty.start_beside(stack.in_front(&arena, &[verb]).stdin(stdin));
+        pty.wait_for("[Y/n]");
+        pty.send("n\n");
+        assert_eq!(pty.wait_end(&asked).code(), Some(8), "{verb}: {}", pty.text());
+        stack.run(&arena, &["sweep", "--yes", "--force"]).expect(0);
         arena.finish();
     }
 }

@@ -218,6 +218,46 @@ fn a_reader_that_left_ends_the_stack_gracefully() {
 }
 
 #[test]
+fn output_that_cannot_be_written_ends_the_stack_gracefully_and_is_trouble() {
+    let arena = Arena::new();
+    let facts = arena.facts("f");
+    let stack = stack(&arena, &facts, "flood", "--lines 20000000");
+    let full = || std::fs::OpenOptions::new().write(true).open("/dev/full").expect("/dev/full is there");
+    let ended = stack.lariat(&arena, &["up", "--yes"]).stdout(full()).run().expect(9);
+    assert!(ended.err().contains("could not write to standard output"), "{}", ended.err());
+    assert!(ended.err().contains("because no storage space"), "{}", ended.err());
+    assert!(ended.err().contains("nothing is left"), "{}", ended.err());
+    assert!(stack.events().contains("the output could not be written"), "{}", stack.events());
+    has_all_lines(&stack, &facts);
+    arena.finish();
+}
+
+#[test]
+fn a_disk_that_fills_up_under_the_output_is_trouble() {
+    let arena = Arena::new();
+    let facts = arena.facts("f");
+    let stack = stack(&arena, &facts, "flood", "--lines 20000000");
+    let lariat = lariat_testkit::subject::lariat(LARIAT);
+    // A small file system for the output alone, seen by nobody else, gone with its last process.
+    let out = arena.write("out/none", "").with_file_name("");
+    let script = format!(
+        "mount -t tmpfs -o size=1m none {out} && exec {} up --yes > {out}/log",
+        lariat.display(),
+        out = out.display()
+    );
+    let who: &[&str] = if lariat_testkit::is_root() { &["-m"] } else { &["-Urm"] };
+    let probe = arena.command("unshare").args(who).args(["mount", "-t", "tmpfs", "none", "/mnt"]).run();
+    if probe.code() != Some(0) {
+        return lariat_testkit::needs::skip("no file system can be mounted here");
+    }
+    let command = arena.command("unshare").args(who).args(["sh", "-c", &script]);
+    let ended = command.dir(stack.dir()).own_session().run().expect(9);
+    assert!(ended.err().contains("because no storage space"), "{}", ended.err());
+    has_all_lines(&stack, &facts);
+    arena.finish();
+}
+
+#[test]
 fn a_full_disk_blocks_and_kills_nobody_and_what_was_dropped_is_counted() {
     let arena = Arena::new();
     let facts = arena.facts("f");

@@ -97,6 +97,78 @@ fn detached_it_comes_back_when_all_is_ready_and_goes_on_without_its_terminal() {
 }
 
 #[test]
+fn detached_and_ended_before_it_is_up_it_says_by_whom_and_does_not_end_with_0() {
+    enum By {
+        Keys,
+        Signal(i32),
+        Down,
+    }
+    for (by, said) in [
+        (By::Keys, "received INT"),
+        (By::Signal(libc::SIGTERM), "received TERM"),
+        (By::Signal(libc::SIGHUP), "received HUP"),
+        (By::Down, "asked to"),
+    ] {
+        let arena = Arena::new();
+        let toml = "[service.server]\nrun = 'exec sleep 600'\nready = { log = 'never said' }\n";
+        let stack = Stack::new(&arena, LARIAT, "project", toml);
+        let mut pty = Pty::new();
+        let up = pty.start(stack.in_front(&arena, &["up", "-d", "--yes"]));
+        stack.wait_event("service-started", 0);
+        match by {
+            By::Keys => pty.send("\x03"),
+            By::Signal(signal) => up.signal(signal),
+            By::Down => drop(stack.run(&arena, &["down"]).expect(0)),
+        }
+        assert_eq!(pty.wait_end(&up).code(), Some(1), "{said}: {}", pty.text());
+        assert!(pty.text().contains(&format!("graceful: {said}")), "{}", pty.text());
+        assert!(pty.text().contains("the stack was ended before"), "{}", pty.text());
+        arena.finish();
+    }
+}
+
+#[test]
+fn detached_and_ended_at_any_early_moment_it_ends_with_1() {
+    for round in 0..12 {
+        let arena = Arena::new();
+        let toml = "[service.server]\nrun = 'exec sleep 600'\nready = { log = 'never said' }\n";
+        let stack = Stack::new(&arena, LARIAT, "project", toml);
+        let up = stack.lariat(&arena, &["up", "-d", "--yes"]).start();
+        // In half of the rounds as soon as there is a supervisor, in the others when it has begun its run.
+        let early = round % 2 == 0;
+        wait_until("a supervisor", PATIENCE, || {
+            let seen = arena.alive();
+            let is_there = seen.iter().any(|seen| seen.command.contains("--supervise"));
+            (is_there && (early || stack.dir().join(".lariat").exists())).then_some(())
+        });
+        up.signal(libc::SIGTERM);
+        let ended = up.wait().expect(1);
+        assert!(ended.err().contains("because received TERM"), "{round}: {}", ended.err());
+        arena.finish();
+    }
+}
+
+#[test]
+fn detached_it_ends_with_0_when_all_of_it_has_completed() {
+    let arena = Arena::new();
+    let stack = Stack::new(&arena, LARIAT, "project", "[service.task]\nrun = 'exit 0'\n");
+    stack.run(&arena, &["up", "-d", "--yes"]).expect(0);
+    arena.finish();
+}
+
+#[test]
+fn detached_it_says_that_the_stack_goes_on_when_its_own_output_cannot_be_written() {
+    let arena = Arena::new();
+    let stack = Stack::new(&arena, LARIAT, "project", "[service.server]\nrun = 'exec sleep 600'\n");
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").expect("/dev/full is there");
+    let up = stack.lariat(&arena, &["up", "-d", "--yes"]).stdout(full).run().expect(9);
+    assert!(up.err().contains("goes on in the background all the same"), "{}", up.err());
+    wait_until("the stack is up", PATIENCE, || (stack.count("startup-finished") == 1).then_some(()));
+    stack.run(&arena, &["down"]).expect(0);
+    arena.finish();
+}
+
+#[test]
 fn services_are_stopped_started_and_restarted_from_another_terminal() {
     let arena = Arena::new();
     let (one, two) = (arena.facts("one"), arena.facts("two"));
@@ -117,6 +189,27 @@ fn services_are_stopped_started_and_restarted_from_another_terminal() {
     let lives = two.pids("leader");
     assert_eq!(lives.iter().filter(|pid| is_alive(**pid)).count(), 1);
     assert_ne!(stack.run(&arena, &["stop", "nobody"]).code(), Some(0));
+    stack.run(&arena, &["down"]).expect(0);
+    up.wait().expect(0);
+    arena.finish();
+}
+
+#[test]
+fn who_comes_after_a_service_that_is_stopped_is_named() {
+    let arena = Arena::new();
+    let toml = "[service.db]\nrun = 'exec sleep 600'\n[service.task]\nrun = 'true'\n\
+        [service.web]\nrun = 'exec sleep 600'\nafter = { db = 'ready', task = 'completed' }\n";
+    let stack = Stack::new(&arena, LARIAT, "project", toml);
+    let up = stack.up(&arena);
+    let stopped = stack.run(&arena, &["stop", "db"]).expect(0);
+    assert_eq!(stopped.err(), "note: left without it: web; `lariat start db` brings it back\n");
+    let json = stack.run(&arena, &["stop", "db", "--json"]).expect(0);
+    let status: serde_json::Value = serde_json::from_str(&json.out()).expect("one object");
+    assert_eq!((status["needed_by"][0].as_str(), json.err().as_str()), (Some("web"), ""), "{status}");
+    for service in ["task", "web", "db"] {
+        let stopped = stack.run(&arena, &["stop", service]).expect(0);
+        assert_eq!(stopped.err(), "", "nobody needs {service}");
+    }
     stack.run(&arena, &["down"]).expect(0);
     up.wait().expect(0);
     arena.finish();

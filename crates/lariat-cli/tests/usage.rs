@@ -32,6 +32,9 @@ fn a_wrong_command_line_says_what_was_meant() {
     let place = Place::new();
     let cases = [
         (&["chek"][..], "lariat: unrecognized subcommand 'chek'", "'check'"),
+        (&["rn"], "lariat: unrecognized subcommand 'rn'", "'run'"),
+        (&["sotp"], "lariat: unrecognized subcommand 'sotp'", "'stop'"),
+        (&["port", "abc"], "lariat: invalid value 'abc'", "a port is a number from 1 to 65535"),
         (&["check", "--jsn"], "lariat: unexpected argument '--jsn' found", "'--json'"),
         (&["completions", "bsh"], "lariat: invalid value 'bsh'", "bash"),
         (&["completions"], "lariat: the following required arguments", "<SHELL>"),

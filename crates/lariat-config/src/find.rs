@@ -15,13 +15,14 @@ pub const NAMES: [&str; 2] = ["lariat.toml", "Procfile"];
 /// The search goes on across the borders of file systems up to `/`: inside containers a project's own folders are
 /// often mounts. What protects from a file that somebody else put into a shared directory such as `/tmp` is its
 /// owner: one that belongs neither to this user, nor to root, nor to the owner of the starting directory is refused,
-/// since it would be commands of theirs run as us. A file named with `-f` is not asked for its owner.
+/// since it would be commands of theirs run as us. What has one of the names and is no file (a directory) ends the search:
+/// somebody meant it, and to use another one further up would be a surprise. A file named with `-f` is not asked for its owner.
 ///
 /// Blocks for as long as the file system does.
 ///
 /// # Errors
 /// One diagnostic with [`Code::NotFound`], [`Code::Untrusted`], or [`Code::Unreadable`] when a directory on the way
-/// cannot be searched.
+/// cannot be searched or what is found is no file.
 pub fn find(start: &Path) -> Result<PathBuf, Vec<Diagnostic>> {
     let us = rustix::process::geteuid().as_raw();
     find_as(start, us)
@@ -33,7 +34,7 @@ fn find_as(start: &Path, us: u32) -> Result<PathBuf, Vec<Diagnostic>> {
         for name in NAMES {
             let path = dir.join(name);
             match std::fs::metadata(&path) {
-                Ok(found) if !found.is_file() => {}
+                Ok(found) if !found.is_file() => return Err(vec![no_file(&path, &found)]),
                 Ok(found) => return trusted(path, &found, us, start_owner.ok()),
                 Err(error) if is_absent(&error) => {}
                 Err(error) => {
@@ -50,6 +51,13 @@ fn find_as(start: &Path, us: u32) -> Result<PathBuf, Vec<Diagnostic>> {
     let mut diagnostic = about(start, Code::NotFound, message);
     diagnostic.help("write one with `lariat init`, or name one with `-f`");
     Err(vec![diagnostic])
+}
+
+fn no_file(path: &Path, found: &Metadata) -> Diagnostic {
+    let kind = if found.is_dir() { "a directory" } else { "not a regular file" };
+    let mut diagnostic = about(path, Code::Unreadable, format!("{} is {kind}", path.display()));
+    diagnostic.help("rename it, or name a file with `-f`");
+    diagnostic
 }
 
 fn is_absent(error: &std::io::Error) -> bool {
@@ -96,8 +104,24 @@ mod tests {
         assert_eq!(find_as(&deep, us).ok(), Some(dir.path().join("a/Procfile")));
         fs::write(dir.path().join("a/lariat.toml"), "").expect("a file");
         assert_eq!(find_as(&deep, us).ok(), Some(dir.path().join("a/lariat.toml")));
-        fs::create_dir(dir.path().join("a/b/lariat.toml")).expect("a directory of that name");
-        assert_eq!(find_as(&deep, us).ok(), Some(dir.path().join("a/lariat.toml")));
+    }
+
+    #[test]
+    fn a_directory_of_that_name_is_said_to_be_one_and_hides_what_is_further_up() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let us = rustix::process::geteuid().as_raw();
+        for name in NAMES {
+            let (here, odd) =
+                (dir.path().join(name).join("here"), dir.path().join(name).join("here").join(name));
+            fs::create_dir_all(&odd).expect("directories");
+            fs::write(dir.path().join(name).join("Procfile"), "web: true").expect("a file");
+            let refused = find_as(&here, us).expect_err("a directory is no configuration");
+            assert_eq!(refused[0].code, Code::Unreadable);
+            assert_eq!(refused[0].message, format!("{} is a directory", odd.display()));
+            // The other name beside it counts by its order.
+            fs::write(here.join("lariat.toml"), "").ok();
+            assert_eq!(find_as(&here, us).is_ok(), name == "Procfile");
+        }
     }
 
     #[test]

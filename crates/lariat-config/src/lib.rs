@@ -50,6 +50,7 @@ pub use find::{NAMES, find};
 pub use quantity::PROCESSES_MAX;
 pub use read::FILE_BYTES_MAX;
 pub use render::{Look, render};
+pub use suggest::nearest;
 
 use diagnostic::Sink;
 

@@ -3,7 +3,7 @@
 /// Returns the word that was most likely meant, or `None` when nothing is near enough to be worth a guess.
 ///
 /// Near is: equal but for case and `-`/`_`, or one edit for every three characters (a swap of two counts as one).
-pub(crate) fn nearest<'a>(written: &str, right: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+pub fn nearest<'a>(written: &str, right: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     // The distance takes time and space of length × length, and nobody misspells a word of this length.
     if written.len() > 64 {
         return None;
@@ -55,6 +55,7 @@ mod tests {
             ("prot", Some("port")),
             ("on_failure", Some("on-failure")),
             ("runn", Some("run")),
+            ("rn", Some("run")),
             ("healthy", None),
             ("x", None),
             ("", None),

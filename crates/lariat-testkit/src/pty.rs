@@ -53,11 +53,17 @@ impl Pty {
     /// descriptors on it.
     #[track_caller]
     pub fn start(&mut self, command: Command) -> Running {
-        let open =
-            || OpenOptions::new().read(true).write(true).open(&self.name).expect("the terminal is ours");
-        let (stdin, stdout, stderr) = (open(), open(), open());
-        let number = stdin.as_raw_fd();
-        let command = command.stdin(stdin).stdout(stdout).stderr(stderr).in_child(move || {
+        let (stdin, stdout, stderr) = (self.program_side(), self.program_side(), self.program_side());
+        self.start_beside(command.stdin(stdin).stdout(stdout).stderr(stderr))
+    }
+
+    /// Starts a program as the leader of a session whose controlling terminal this is, with the standard descriptors that
+    /// it was given.
+    #[track_caller]
+    pub fn start_beside(&mut self, command: Command) -> Running {
+        let terminal = self.program_side();
+        let number = terminal.as_raw_fd();
+        let command = command.in_child(move || {
             rustix::process::setsid()?;
             // SAFETY: `number` is open in the child until exec; the call takes no memory.
             if unsafe { libc::ioctl(number, libc::TIOCSCTTY, 0) } < 0 {
@@ -66,6 +72,15 @@ impl Pty {
             Ok(())
         });
         command.start()
+    }
+
+    /// Opens the program's side.
+    ///
+    /// # Panics
+    /// When the terminal is closed.
+    #[must_use]
+    pub fn program_side(&self) -> File {
+        OpenOptions::new().read(true).write(true).open(&self.name).expect("the terminal is ours")
     }
 
     /// Sets the size of the window.

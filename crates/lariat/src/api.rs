@@ -158,6 +158,10 @@ pub struct ServiceStatus {
     /// That end was a failure.
     #[serde(default)]
     pub has_failed: bool,
+    /// Services that come after it and are wanted up: they go on without it when it is stopped alone. Who only waits
+    /// for it to complete is not among them.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub needed_by: Vec<String>,
     /// How many processes it has.
     pub members: u32,
     /// Their resident memory, in KiB; what they share is counted for each.

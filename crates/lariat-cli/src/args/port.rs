@@ -19,7 +19,7 @@ Examples:
   lariat port 3000 > /dev/null && npm run dev    only if nobody listens there")]
 pub(crate) struct PortArgs {
     /// The ports, from 1 to 65535
-    #[arg(value_name = "PORT", required = true, value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(value_name = "PORT", required = true, value_parser = port)]
     pub(crate) ports: Vec<u16>,
     /// End what holds them, if it was left by a run of lariat that is over
     #[arg(long)]
@@ -30,6 +30,11 @@ pub(crate) struct PortArgs {
     /// One JSON object
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+fn port(text: &str) -> Result<u16, &'static str> {
+    let number = text.parse().ok().filter(|port| *port > 0);
+    number.ok_or("a port is a number from 1 to 65535")
 }
 
 /// Reads the plainest form, `port N…`, without the machinery: what is left to do takes less time than that would.
@@ -66,6 +71,13 @@ mod tests {
         for line in ["", "0", "65536", "http", "-1", "3000 --yes", "3000 0", "3000-3005"] {
             let error = by_clap(line).unwrap_err();
             assert_eq!(error.exit_code(), 2, "{line}");
+        }
+        for (line, wrong) in
+            [("http", "http"), ("65536", "65536"), ("3000 0", "0"), ("3000-3005", "3000-3005")]
+        {
+            let said = by_clap(line).unwrap_err().to_string();
+            let wanted = format!("'{wrong}' for '<PORT>...': a port is a number from 1 to 65535");
+            assert!(said.contains(&wanted), "{line}: {said}");
         }
     }
 

@@ -1,6 +1,9 @@
-//! Asks a person at the terminal, whatever standard input and output are.
+//! Asks a person at the terminal, where standard output and error may be redirected.
+//!
+//! Who gave a command another standard input than the terminal (`< /dev/null`, a pipe, `nohup`) expects no question there,
+//! and may not see one: nobody is asked then.
 
-use std::io::{Read, Write};
+use std::io::{self, IsTerminal, Read, Write};
 use std::os::fd::AsFd;
 
 use lariat_sys::files;
@@ -15,7 +18,7 @@ pub(crate) enum Answer {
     Yes,
     /// No, or nothing where that means no, or a signal that asks to end.
     No,
-    /// There is no terminal, or it closed.
+    /// There is no terminal, or it closed, or standard input is something else.
     Nobody,
 }
 
@@ -31,6 +34,9 @@ const ANSWER_MAX: usize = 4096;
 
 /// Asks a question of yes or no. Blocks until it is answered, the terminal closes, or a signal asks to end.
 pub(crate) fn ask(question: &str, default: Default, signals: &Signals) -> Answer {
+    if !io::stdin().is_terminal() {
+        return Answer::Nobody;
+    }
     let Ok(terminal) = files::open_tty() else { return Answer::Nobody };
     let mut terminal = std::fs::File::from(terminal);
     let choice = match default {

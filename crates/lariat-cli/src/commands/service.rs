@@ -1,6 +1,6 @@
 //! `lariat start`, `stop` and `restart`: one service of the run.
 
-use lariat::api::{Answer, Request};
+use lariat::api::{Answer, Request, ServiceStatus};
 
 use super::{live, ps};
 use crate::args::stack::OrderArgs;
@@ -9,24 +9,30 @@ use crate::output::{Failure, Output};
 
 /// Starts a service and returns when it is ready.
 pub(crate) fn start(args: &OrderArgs, output: &mut Output) -> Result<ExitCode, Failure> {
-    order(args, |services| Request::Start { services }, output)
+    order(args, |services| Request::Start { services }, output).map(|_| ExitCode::Done)
 }
 
 /// Stops a service and returns when nothing of it is left.
 pub(crate) fn stop(args: &OrderArgs, output: &mut Output) -> Result<ExitCode, Failure> {
-    order(args, |services| Request::Stop { services }, output)
+    let stopped = order(args, |services| Request::Stop { services }, output)?;
+    for service in stopped.iter().filter(|service| !service.needed_by.is_empty() && !args.json) {
+        let (name, others) = (&service.service, service.needed_by.join(", "));
+        output.note(&format!("note: left without it: {others}; `lariat start {name}` brings it back"));
+    }
+    Ok(ExitCode::Done)
 }
 
 /// Stops a service, starts it again, and returns when it is ready.
 pub(crate) fn restart(args: &OrderArgs, output: &mut Output) -> Result<ExitCode, Failure> {
-    order(args, |services| Request::Restart { services }, output)
+    order(args, |services| Request::Restart { services }, output).map(|_| ExitCode::Done)
 }
 
+/// Orders it and shows how the service is then.
 fn order(
     args: &OrderArgs,
     request: impl FnOnce(Vec<String>) -> Request,
     output: &mut Output,
-) -> Result<ExitCode, Failure> {
+) -> Result<Vec<ServiceStatus>, Failure> {
     let (mut client, run) = live::connect()?;
     let Answer::Done { services } = live::ask(&mut client, &run, &request(vec![args.service.clone()]))?
     else {
@@ -39,5 +45,5 @@ fn order(
             output.print(ps::line(service));
         }
     }
-    Ok(ExitCode::Done)
+    Ok(services)
 }

@@ -89,6 +89,8 @@ pub enum Why {
     TerminalClosed,
     /// Nobody reads the output any more.
     OutputClosed,
+    /// The output could not be written.
+    OutputFailed,
     /// Somebody asked for it through the socket or a handle.
     Asked,
     /// A service did not start, or was not ready in time.
@@ -105,6 +107,7 @@ impl Why {
             Self::Signal(signal) => format!("received {signal}"),
             Self::TerminalClosed => "the terminal closed".into(),
             Self::OutputClosed => "nobody reads the output any more".into(),
+            Self::OutputFailed => "the output could not be written".into(),
             Self::Asked => "asked to".into(),
             Self::StartupFailed => "start-up failed".into(),
             Self::AllEnded => "all services ended".into(),

@@ -50,6 +50,11 @@ impl Handle {
         self.request(plan::Event::Begin(Why::OutputClosed));
     }
 
+    /// Says that the output can be written no more, as on a full disk; the stack stops.
+    pub fn output_failed(&self) {
+        self.request(plan::Event::Begin(Why::OutputFailed));
+    }
+
     /// Subscribes to everything that happens from now on.
     ///
     /// # Errors

@@ -60,6 +60,8 @@ pub(super) struct Attempt {
     question: Question,
     /// Where to go next if the present address refuses.
     addresses: Vec<SocketAddr>,
+    /// What the addresses before said.
+    refusals: Vec<String>,
     present: SocketAddr,
     socket: OwnedFd,
     step: Step,
@@ -83,20 +85,31 @@ impl Attempt {
         };
         let mut addresses = addresses(endpoint, own_port)?;
         addresses.reverse();
-        Self::next(question, addresses, String::from("nowhere to connect to"))
+        Self::next(question, addresses, Vec::new())
     }
 
-    /// Goes to the next address, as the last one said `reason`.
-    fn next(question: Question, mut addresses: Vec<SocketAddr>, mut reason: String) -> Result<Self, String> {
+    /// Goes to the next address, as those before refused. An error names all of them: `localhost` is two.
+    fn next(
+        question: Question,
+        mut addresses: Vec<SocketAddr>,
+        mut refusals: Vec<String>,
+    ) -> Result<Self, String> {
         while let Some(present) = addresses.pop() {
             match connect(present) {
                 Ok(socket) => {
-                    return Ok(Self { question, addresses, present, socket, step: Step::Connecting });
+                    return Ok(Self {
+                        question,
+                        addresses,
+                        refusals,
+                        present,
+                        socket,
+                        step: Step::Connecting,
+                    });
                 }
-                Err(errno) => reason = format!("{present}: {errno}"),
+                Err(errno) => refusals.push(format!("{present}: {errno}")),
             }
         }
-        Err(reason)
+        Err(refusals.join("; "))
     }
 
     /// Goes on after the descriptor became ready.
@@ -106,7 +119,9 @@ impl Attempt {
                 Ok(seen) => return seen,
                 Err(reason) => {
                     let addresses = std::mem::take(&mut self.addresses);
-                    match Self::next(self.question.clone(), addresses, reason) {
+                    let mut refusals = std::mem::take(&mut self.refusals);
+                    refusals.push(reason);
+                    match Self::next(self.question.clone(), addresses, refusals) {
                         Ok(next) => *self = next,
                         Err(reason) => return Seen::Failed(reason),
                     }

@@ -65,6 +65,9 @@ fn nobody_there_is_a_failure_and_stays_one() {
     for _ in 0..50 {
         let reason = drive(&ReadyCheck::Tcp(Endpoint::Loopback(port)), None).unwrap_err();
         assert!(reason.contains("refused") || reason.contains("assign"), "{reason}");
+        for tried in [format!("127.0.0.1:{port}: "), format!("[::1]:{port}: ")] {
+            assert!(reason.contains(&tried), "{tried} is not in: {reason}");
+        }
     }
     assert_eq!(drive(&ReadyCheck::Tcp(Endpoint::OwnPort), None), Err("the service has no port".into()));
 }

@@ -13,6 +13,7 @@ use crate::process::command_of;
 use crate::service::graph::Place;
 use crate::service::machine::{self, Cause, Machine, State, Wanted};
 use crate::service::restart::Outcome;
+use crate::service::spec::Condition;
 use crate::shutdown::plan::{self, Why};
 
 /// Somebody who is answered when services have come to where they were sent.
@@ -188,12 +189,28 @@ impl Driver {
             restarts: machine.history().total,
             last_end: end.map(|end| self.cause_in_words(place, end.cause)),
             has_failed: end.is_some_and(|end| end.cause.outcome() == Outcome::Failure),
+            needed_by: self.needed_by(place),
             members: u32::try_from(members.len()).unwrap_or(u32::MAX),
             memory_kib: status.iter().map(|process| process.memory_kib).sum(),
             // An empty sum of floats is -0.0.
             cpu_seconds: status.iter().map(|process| process.cpu_seconds).sum::<f64>() + 0.0,
             processes: if with_processes { status } else { Vec::new() },
         }
+    }
+
+    /// Returns who comes after a service and is not over.
+    fn needed_by(&self, place: Place) -> Vec<String> {
+        let graph = self.stack.graph();
+        let needs = |other: Place| {
+            let mut after = graph.dependencies(other).iter();
+            after.any(|(on, condition)| *on == place && *condition != Condition::Completed)
+        };
+        let is_up = |other: Place| {
+            let machine = self.stack.service(other);
+            machine.wanted() == Wanted::Up && !matches!(machine.state(), State::Down | State::GaveUp)
+        };
+        let others = graph.dependents(place).iter().filter(|other| needs(**other) && is_up(**other));
+        others.map(|other| self.units[*other].name.clone()).collect()
     }
 }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use lariat::ports::{Holder, HolderProcess};
+use lariat::service::spec::ServiceName;
 use lariat::shutdown::verify;
 use lariat::supervisor::freeing::{Leftover, Life, Standing, Standpoint, wait_until_free};
 use lariat_sys::identity::Identity;
@@ -128,7 +129,7 @@ fn why_spared(found: &Found, process: &HolderProcess) -> Option<Why> {
     match found.standing(process) {
         Standing::Marked { run, service } => {
             let life = found.lives.get(&run)?;
-            let how = to_stop(life)?;
+            let how = to_stop(life, service.as_deref())?;
             let service =
                 service.map(|name| format!("service `{}` of ", harmless(&name))).unwrap_or_default();
             let what = format!("{service}run {run}, which {}", show::in_words(life));
@@ -142,11 +143,14 @@ fn why_spared(found: &Found, process: &HolderProcess) -> Option<Why> {
 }
 
 /// Returns how to stop a service of a live run, signals by hand where there is no better way; `None` for one that is over.
-fn to_stop(life: &Life) -> Option<Option<String>> {
+fn to_stop(life: &Life, service: Option<&str>) -> Option<Option<String>> {
     let how = match life {
         Life::Over { .. } => return None,
         Life::Unanswered { .. } => return Some(None),
-        Life::Stack { .. } => "there: `lariat stop SERVICE`, or `lariat down` for all of it".into(),
+        Life::Stack { .. } => {
+            let service = service.filter(|name| ServiceName::new(*name).is_ok()).unwrap_or("SERVICE");
+            format!("there: `lariat stop {service}`, or `lariat down` for all of it")
+        }
         Life::Finishing { .. } => "there: `lariat down` waits for them".into(),
         Life::Command { guard } => format!("by hand: kill {guard}"),
         Life::Kept { keeper } => format!("its supervisor is above process {keeper}: end that one"),

@@ -1,7 +1,8 @@
 //! Shows the output of all services together, each line with its service's name, and what happens in between.
 //!
 //! A thread of its own that reads the stores like everybody else: a terminal under Ctrl-S, or a pipe that nobody reads,
-//! stops this thread in a write and nothing else. When the reader is gone it says so, and goes on in silence.
+//! stops this thread in a write and nothing else. When the reader is gone, or what is written to takes no more, it says
+//! so, and goes on in silence.
 
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -18,6 +19,7 @@ use lariat::logs::sanitize::{Colour, sanitize};
 use lariat::supervisor::{Handle, Next, Subscription};
 use lariat_sys::Errno;
 use lariat_sys::poll::{PollFd, PollFlags, poll};
+use rustix::fs::FileType;
 
 use super::colour;
 use super::narrator::Narrator;
@@ -83,7 +85,7 @@ pub(crate) struct Parts {
 /// The thread, seen from the command.
 pub(crate) struct Screen {
     last: Sender<String>,
-    done: Receiver<()>,
+    done: Receiver<Option<Errno>>,
 }
 
 impl Screen {
@@ -96,19 +98,19 @@ impl Screen {
         let (is_done, done) = channel();
         let thread = thread::Builder::new().name("lariat-screen".to_owned());
         thread.spawn(move || {
-            Show::new(parts, last_words).run();
             // Dropped here or with a panic: either way nobody waits any longer.
-            drop(is_done);
+            let _ = is_done.send(Show::new(parts, last_words).run());
         })?;
         Ok(Self { last, done })
     }
 
     /// Shows the last words, and waits for them to be shown, but no longer than `patience`: a terminal that takes
-    /// nothing does not hold up the end.
-    pub(crate) fn finish(self, text: String, patience: Duration) {
+    /// nothing does not hold up the end. Returns why not all of the output was written, if that is because of anything
+    /// but its reader.
+    pub(crate) fn finish(self, text: String, patience: Duration) -> Option<Errno> {
         // A thread that panicked takes no last words.
         let _ = self.last.send(text);
-        let _ = self.done.recv_timeout(patience);
+        self.done.recv_timeout(patience).ok().flatten()
     }
 }
 
@@ -118,7 +120,7 @@ struct Show {
     prefix: Prefix,
     narrator: Narrator,
     out: String,
-    is_closed: bool,
+    sink: Sink,
     last_words: Receiver<String>,
 }
 
@@ -133,10 +135,11 @@ impl Show {
         };
         let columns = parts.services.iter().enumerate().filter_map(column).collect();
         let narrator = Narrator::new(is_styled);
-        Self { parts, columns, prefix, narrator, out: String::new(), is_closed: false, last_words }
+        Self { parts, columns, prefix, narrator, out: String::new(), sink: Sink::Open, last_words }
     }
 
-    fn run(mut self) {
+    /// Shows everything. Returns why that was not possible, if not because nobody reads.
+    fn run(mut self) -> Option<Errno> {
         loop {
             // Silent before the look, so that nothing that comes after the look is missed.
             self.parts.bell.clear();
@@ -156,6 +159,10 @@ impl Show {
         if let Ok(text) = self.last_words.recv() {
             self.out.push_str(&text);
             self.flush();
+        }
+        match self.sink {
+            Sink::Open | Sink::Closed => None,
+            Sink::Failed(errno) => Some(errno),
         }
     }
 
@@ -192,7 +199,7 @@ impl Show {
                     self.prefix.line(&column.lead, line.is_continued, line.bytes, &mut self.out);
                 }
                 if self.out.len() >= CHUNK {
-                    write_out(&mut self.is_closed, &self.parts.handle, self.out.as_bytes());
+                    self.sink.write(&self.parts.handle, self.out.as_bytes());
                     self.out.clear();
                 }
             }
@@ -224,27 +231,49 @@ impl Show {
     }
 
     fn flush(&mut self) {
-        write_out(&mut self.is_closed, &self.parts.handle, self.out.as_bytes());
+        self.sink.write(&self.parts.handle, self.out.as_bytes());
         self.out.clear();
     }
 }
 
-/// Writes to standard output for as long as somebody reads it. Not through the standard library: a thread that hangs in
-/// a write must hold no lock that the last message of the command would wait for.
-fn write_out(is_closed: &mut bool, handle: &Handle, mut bytes: &[u8]) {
-    while !bytes.is_empty() && !*is_closed {
-        match rustix::io::write(rustix::stdio::stdout(), bytes) {
-            Ok(n) => bytes = &bytes[n..],
-            Err(Errno::INTR) => {}
-            Err(Errno::AGAIN) => {
-                let mut fds = [PollFd::from_borrowed_fd(rustix::stdio::stdout(), PollFlags::OUT)];
-                let _ = poll(&mut fds, None);
-            }
-            // Nobody reads (EPIPE), or the terminal is gone (EIO).
-            Err(_) => {
-                *is_closed = true;
-                handle.output_closed();
+/// Standard output, and what became of it.
+#[derive(Clone, Copy, Debug)]
+enum Sink {
+    Open,
+    /// Nobody reads it any more.
+    Closed,
+    /// It takes no more, for this reason: the disk is full, or its server does not answer.
+    Failed(Errno),
+}
+
+impl Sink {
+    /// Writes for as long as it is open. Not through the standard library: a thread that hangs in a write must hold no
+    /// lock that the last message of the command would wait for.
+    fn write(&mut self, handle: &Handle, mut bytes: &[u8]) {
+        while !bytes.is_empty() && matches!(self, Self::Open) {
+            match rustix::io::write(rustix::stdio::stdout(), bytes) {
+                Ok(n) => bytes = &bytes[n..],
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => {
+                    let mut fds = [PollFd::from_borrowed_fd(rustix::stdio::stdout(), PollFlags::OUT)];
+                    let _ = poll(&mut fds, None);
+                }
+                // A file says EIO as well, where its disk is broken.
+                Err(errno) if errno == Errno::PIPE || (errno == Errno::IO && is_device()) => {
+                    *self = Self::Closed;
+                    handle.output_closed();
+                }
+                Err(errno) => {
+                    *self = Self::Failed(errno);
+                    handle.output_failed();
+                }
             }
         }
     }
+}
+
+/// Says whether standard output is a device, as a terminal is: one that is gone cannot be asked more.
+fn is_device() -> bool {
+    let kind = rustix::fs::fstat(rustix::stdio::stdout()).map(|stat| FileType::from_raw_mode(stat.st_mode));
+    kind.is_ok_and(|kind| kind == FileType::CharacterDevice)
 }

@@ -13,14 +13,14 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use lariat::event::{Event, EventKind};
+use lariat::shutdown::plan::Why;
 use lariat::shutdown::report::Report;
 use lariat::supervisor::{Next, Subscription};
-use lariat_sys::files;
-use lariat_sys::pidfd::PidFd;
 use lariat_sys::poll::{PollFd, PollFlags, poll};
 use lariat_sys::reap::{self, Exit};
 use lariat_sys::signal::Signal;
 use lariat_sys::spawn::{self, Child, Program, SpawnOptions};
+use lariat_sys::{Errno, files};
 use serde::{Deserialize, Serialize};
 
 use super::own_trouble;
@@ -64,6 +64,7 @@ pub(super) fn start(
     let child = spawn_supervisor(file, args, signals, write)?;
     let mut wait = Wait::new(output.is_out_styled());
     let mut pipe = File::from(read);
+    let mut passed = None;
     loop {
         let mut fds = [
             PollFd::from_borrowed_fd(pipe.as_fd(), PollFlags::IN),
@@ -71,19 +72,48 @@ pub(super) fn start(
         ];
         poll(&mut fds, None).map_err(failed)?;
         let (has_words, has_signals) = (!fds[0].revents().is_empty(), !fds[1].revents().is_empty());
-        if has_signals && signals.asks_to_end() {
-            // It stops by its plan, and says so; the next one makes it hurry.
-            let _ = child.pidfd.signal(Signal::TERM);
-        }
+        // Words first: once it is up and has said so, a signal here is only ours.
         if has_words {
             let mut buffer = [0; 16 * 1024];
             match pipe.read(&mut buffer) {
                 Ok(0) | Err(_) => break,
-                Ok(n) => wait.take(&buffer[..n], output)?,
+                Ok(n) => wait.take(&buffer[..n], output).map_err(goes_on)?,
             }
         }
+        if has_signals {
+            passed = passed.or(pass_on(signals, &child));
+        }
     }
-    wait.end(&child.pidfd, child.pid, output)
+    if passed.is_some() {
+        // It may have taken it after its last word.
+        wait_for_end(signals, &child).map_err(failed)?;
+    }
+    wait.end(&child, passed, output)
+}
+
+/// Passes on what came and asks for the end: the supervisor stops by its plan, and says so; the next one makes it hurry.
+/// Returns which one came.
+fn pass_on(signals: &Signals, child: &Child) -> Option<Signal> {
+    // One that is gone already was ended by something else.
+    signals.next_end().filter(|signal| child.pidfd.signal(*signal).is_ok())
+}
+
+/// Waits until a supervisor that was told to end has ended; it has a deadline of its own.
+fn wait_for_end(signals: &Signals, child: &Child) -> Result<(), Errno> {
+    while !child.pidfd.wait_exit(Some(Instant::now()))? {
+        let mut fds = [
+            PollFd::from_borrowed_fd(child.pidfd.as_fd(), PollFlags::IN),
+            PollFd::from_borrowed_fd(signals.queue.as_fd(), PollFlags::IN),
+        ];
+        poll(&mut fds, None)?;
+        pass_on(signals, child);
+    }
+    Ok(())
+}
+
+/// Adds to what went wrong here that the supervisor, which does not need us, knows nothing of it.
+fn goes_on(failure: Failure) -> Failure {
+    failure.hint("the stack goes on in the background all the same; `lariat down` stops it")
 }
 
 fn spawn_supervisor(file: &Path, args: &UpArgs, signals: &Signals, write: OwnedFd) -> Result<Child, Failure> {
@@ -167,22 +197,38 @@ impl Wait {
         output.finish()
     }
 
-    /// The pipe is closed: it is up, or over.
-    fn end(self, supervisor: &PidFd, pid: i32, output: &mut Output) -> Result<ExitCode, Failure> {
-        let is_dead = supervisor.wait_exit(Some(Instant::now())).unwrap_or(false);
+    /// The pipe is closed: it is up, or over. `passed` is the first signal that was passed on.
+    fn end(self, child: &Child, passed: Option<Signal>, output: &mut Output) -> Result<ExitCode, Failure> {
+        let is_dead = child.pidfd.wait_exit(Some(Instant::now())).unwrap_or(false);
         if self.is_up && self.report.is_none() && !is_dead {
             output.print(format!("run {} goes on in the background; `lariat down` stops it\n", self.run));
-            return output.finish().map(|()| ExitCode::Done);
+            return output.finish().map_err(goes_on).map(|()| ExitCode::Done);
         }
         // It has nothing left to do but to exit.
-        let _ = supervisor.wait_exit(None);
-        let code = match reap::reap(pid) {
+        let _ = child.pidfd.wait_exit(None);
+        let code = match reap::reap(child.pid) {
             Ok(Some((Exit::Code(code), _))) => ExitCode::of(code),
+            Ok(Some((Exit::Signal { signal, .. }, _))) if passed == Some(signal) => {
+                // It takes these signals from a queue before it makes anything: this one came earlier.
+                let message = "the stack was ended before anything of it was started";
+                return Err(
+                    Failure::new(ExitCode::ServiceFailed, message).because(format!("received {signal}"))
+                );
+            }
             _ => None,
         };
         match (self.failure, self.report, code) {
             (Some(failure), _, code) => Err(Failure { code: code.unwrap_or(failure.code), ..failure }),
+            // Who asked for the end of a run finds it ended; who waits for a stack finds none.
+            (None, Some(report), Some(ExitCode::Done)) if report.why != Why::AllEnded.describe() => {
+                let message = "the stack was ended before this command saw it up";
+                Err(Failure::new(ExitCode::ServiceFailed, message).because(report.why))
+            }
             (None, Some(_), Some(code)) => Ok(code),
+            (None, None, Some(code)) if self.is_up => {
+                let code = if code == ExitCode::Done { ExitCode::ServiceFailed } else { code };
+                Err(Failure::new(code, "the stack was ended as soon as it was up"))
+            }
             _ => Err(Failure::new(ExitCode::Trouble, "the supervisor died while the stack came up")
                 .hint("its keepers end what was started; `lariat down` shows the report")),
         }

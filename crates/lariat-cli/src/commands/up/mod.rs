@@ -22,14 +22,14 @@ use lariat_sys::cgroup::text::Controllers;
 use lariat_sys::identity::Identity;
 use lariat_sys::kernel::Missing;
 use lariat_sys::signal::Signal;
-use lariat_sys::{files, kernel, process, tree};
+use lariat_sys::{Errno, files, kernel, process, tree};
 
 use super::past;
 use super::show::report;
 use super::show::screen::{Parts, Screen};
 use crate::args::stack::UpArgs;
 use crate::exit_code::ExitCode;
-use crate::output::{Failure, Output};
+use crate::output::{Failure, Output, UNWRITTEN};
 use crate::settings::{self, Boundary};
 use detach::Teller;
 pub(crate) use signals::Signals;
@@ -99,8 +99,21 @@ fn run_in_front(
     let screen = Screen::start(Parts { subscription, bell, handle, services: stores, is_styled })
         .map_err(|e| own_trouble("could not start a thread", e))?;
     let report = supervisor.run();
-    screen.finish(report::ending(&report, is_styled), LAST_WORDS_WITHIN);
-    Ok(exit_code(&report))
+    match screen.finish(report::ending(&report, is_styled), LAST_WORDS_WITHIN) {
+        Some(errno) => Err(unwritten(&report, errno, output)),
+        None => Ok(exit_code(&report)),
+    }
+}
+
+/// Makes the failure of a run whose output could not be written, and shows what that would have ended with.
+fn unwritten(report: &Report, errno: Errno, output: &mut Output) -> Failure {
+    output.note(report::ending(report, output.is_err_styled()).trim_end());
+    let code = match exit_code(report) {
+        // That something is alive weighs more than that a line is missing.
+        ExitCode::Left => ExitCode::Left,
+        _ => ExitCode::Trouble,
+    };
+    Failure::new(code, UNWRITTEN).because(std::io::Error::from(errno).kind())
 }
 
 /// The supervisor in the background.

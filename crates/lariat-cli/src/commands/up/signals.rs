@@ -39,11 +39,16 @@ impl Signals {
 
     /// Returns whether one came that asks for the end. Those that came after it are for the next question.
     pub(crate) fn asks_to_end(&self) -> bool {
+        self.next_end().is_some()
+    }
+
+    /// Returns the next that came and asks for the end.
+    pub(crate) fn next_end(&self) -> Option<Signal> {
         while let Ok(Some(received)) = self.queue.read() {
             if received.signal != Signal::CHLD {
-                return true;
+                return Some(received.signal);
             }
         }
-        false
+        None
     }
 }
