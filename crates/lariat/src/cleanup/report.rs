@@ -7,6 +7,7 @@ use std::time::Duration;
 
 /// How a cleanup ended.
 #[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub enum Outcome {
     /// It returned `Ok`.
     Cleaned,
@@ -21,6 +22,7 @@ pub enum Outcome {
 
 /// One cleanup that has ended or was given up.
 #[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub struct Ended {
     /// The name it was registered with. Several may have the same.
     pub name: String,
@@ -39,6 +41,7 @@ pub struct Ended {
 
 /// What a cleaning did. The same for everybody who asked for it.
 #[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub struct Report {
     /// Every cleanup that was started, in this order. What was unregistered before its turn is not among them.
     pub ended: Vec<Ended>,

@@ -145,8 +145,10 @@ impl Cleanup {
     /// its limit.
     ///
     /// Each cleanup runs on a thread of its own, with the signal mask of the caller. Where no thread can be had, it
-    /// runs on the caller's, where nothing can enforce its limit; the report says so. In an async function, call it by
-    /// the runtime's way to block.
+    /// runs on the caller's, where nothing can enforce its limit; the report says so.
+    ///
+    /// In an async function, call it by the runtime's way to block (tokio: `spawn_blocking`). It locks, allocates and
+    /// starts threads, so it must be called neither in a signal handler nor in a forked child.
     pub fn run(&self) -> Report {
         let mut live = lock(&self.0.live);
         let now = Instant::now();

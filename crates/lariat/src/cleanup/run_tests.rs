@@ -294,8 +294,8 @@ fn handles_whose_cleanup_has_begun_give_nothing_and_those_that_wait_still_do() {
     let clone = cleanup.clone();
     let runs = thread::spawn(move || clone.run());
     hears.recv_timeout(PATIENCE).expect("the cleanup begins");
-    assert_eq!(running.borrow(|number| *number), None, "it is being ended");
-    assert_eq!(running.take(), None);
+    let nothing = in_time(move || (running.borrow(|number| *number), running.take()));
+    assert_eq!(nothing, (None, None), "it is being ended");
     assert_eq!(waiting.take(), Some(5));
     drop(release);
     assert_eq!(names(&runs.join().unwrap()), ["running"]);

@@ -58,6 +58,7 @@ pub(super) struct Id {
 
 /// Why a registration is refused.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub enum Reason {
     /// All cleanups are done: nobody would end it.
     Done,
