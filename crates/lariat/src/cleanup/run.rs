@@ -277,7 +277,7 @@ impl Named<'_> {
         self
     }
 
-    /// Sets how long the cleanup may take until it is given up, from the start of its thread:
+    /// Sets how long the cleanup may take until it is given up, from when its turn comes:
     /// [`LIMIT_MIN`](super::LIMIT_MIN) to [`LIMIT_MAX`](super::LIMIT_MAX); what is shorter or longer is taken as these.
     /// [`LIMIT_DEFAULT`] if it is not set.
     pub fn limit(mut self, limit: Duration) -> Self {

@@ -10,6 +10,9 @@ use std::time::Duration;
 use super::*;
 use crate::cleanup::Outcome;
 
+/// Longer than anything here takes on a machine that is starved, shorter than a test runner waits.
+const PATIENCE: Duration = Duration::from_secs(60);
+
 fn note(
     name: &'static str,
 ) -> impl FnOnce(Sender<&'static str>) -> Result<(), mpsc::SendError<&'static str>> {
@@ -46,7 +49,11 @@ fn a_scope_left_by_panic_is_ended_before_the_same_panic_goes_on() {
         let _outer = Noted(outer);
         let scope = Scope::from(cleanup);
         scope.register("first", told.clone(), note("first")).unwrap();
-        scope.register("panics", (), |()| -> Result<(), Infallible> { panic!("another") }).unwrap();
+        scope
+            .named("panics")
+            .limit(PATIENCE)
+            .register((), |()| -> Result<(), Infallible> { panic!("another") })
+            .unwrap();
         scope.register("last", told, note("last")).unwrap();
         std::panic::panic_any(41_u8);
     }))
@@ -95,7 +102,7 @@ fn a_scope_is_ended_by_the_end_of_a_thread_that_keeps_it() {
     std::thread::spawn(move || {
         KEPT.with(|scope| scope.register("kept", told, note("kept")).map(drop).unwrap())
     });
-    assert_eq!(hears.recv_timeout(Duration::from_secs(20)), Ok("kept"));
+    assert_eq!(hears.recv_timeout(PATIENCE), Ok("kept"));
 }
 
 #[test]
