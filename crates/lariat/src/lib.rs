@@ -8,6 +8,7 @@
 //!   ├── logs       the pump into the store, readers of it, what a terminal may be shown
 //!   └── ports      who listens where
 //! api, event     the run's socket, and the one stream of what happened
+//! cleanup        for a program's own resources: each ended once, in order, within its limit; stands by itself
 //! ```
 //!
 //! Start with [`service::spec`] for what can be wanted, then [`supervisor`]. The library prints nothing, never exits,
@@ -16,6 +17,7 @@
 //! killed and finish its work.
 
 pub mod api;
+pub mod cleanup;
 pub mod clock;
 pub mod containment;
 pub mod event;
