@@ -56,16 +56,20 @@ impl HeldKeepers {
     /// HAZARD(traced-keeper): no signal but KILL reaches it, and the debugger may be a member of its own.
     /// HAZARD(keeper-stopped): nobody else wakes one whose supervisor is dead.
     pub(super) fn look(&mut self, keepers: impl Iterator<Item = Identity>, now: Instant) {
-        let in_the_way = keepers.filter(|keeper| match state_of(*keeper) {
-            Some(State::Stopped) => {
-                // It fails for one that has ended since.
-                let _ = PidFd::open(*keeper).and_then(|keeper| keeper.signal(Signal::CONT));
-                true
-            }
-            Some(State::Traced) => true,
-            _ => false,
+        let held = keepers.filter(|keeper| {
+            let state = state_of(*keeper);
+            state.into_iter().for_each(|state| wake(*keeper, state));
+            matches!(state, Some(State::Stopped | State::Traced))
         });
-        self.0.look(&in_the_way.collect(), now);
+        self.0.look(&held.collect(), now);
+    }
+}
+
+/// Lets a keeper that a signal has stopped go on.
+fn wake(keeper: Identity, state: State) {
+    if state == State::Stopped {
+        // It fails for one that has ended since.
+        let _ = PidFd::open(keeper).and_then(|keeper| keeper.signal(Signal::CONT));
     }
 }
 
@@ -77,8 +81,8 @@ pub(super) struct LockHolders {
 }
 
 impl LockHolders {
-    /// Looks, once a second, who has the lock's file open, and kills those keepers that a debugger held at every look for
-    /// three seconds. Where nobody of lariat is known to be at work for the run, so it does with the run's members, unless
+    /// Looks, once a second, who has the lock's file open, wakes those keepers that are stopped, and kills those that were held
+    /// at every look for three seconds. Where nobody of lariat is known to be at work for the run, so it does with the run's members, unless
     /// they have taken the lock themselves.
     ///
     /// HAZARD(traced-keeper), also where the supervisor died before it could write the keeper down. HAZARD(stolen-lock): a
@@ -127,7 +131,7 @@ fn has_open(pid: i32, file: &Path, mut each: impl FnMut(i32)) -> bool {
 /// and has another name is none.
 fn idle_holder(pid: i32, lock: &Path, run: Option<&RunId>) -> Option<Identity> {
     let stat = procfs::read_stat(pid).ok().flatten().filter(|stat| stat.pid != process::pid())?;
-    let is_held = stat.state == State::Traced && is_keeper(&stat);
+    let is_held = is_keeper(&stat) && matches!(stat.state, State::Stopped | State::Traced);
     let is_member = || run.is_some_and(|run| Mark::of(pid).is_some_and(|mark| mark.run == run.as_str()));
     let is_lariat = stat.comm.as_bytes() == b"lariat";
     let mut has_taken_it = false;
@@ -136,6 +140,9 @@ fn idle_holder(pid: i32, lock: &Path, run: Option<&RunId>) -> Option<Identity> {
         && has_open(pid, lock, |descriptor| {
             has_taken_it |= is_lariat && procfs::has_locked(pid, descriptor).unwrap_or(false);
         });
+    if has_it && is_held {
+        wake(stat.identity(), stat.state);
+    }
     (has_it && !has_taken_it).then(|| stat.identity())
 }
 
