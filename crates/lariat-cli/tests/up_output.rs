@@ -218,7 +218,7 @@ fn a_reader_that_left_ends_the_stack_gracefully() {
 }
 
 #[test]
-fn output_that_cannot_be_written_ends_the_stack_gracefully_and_is_trouble() {
+fn output_that_cannot_be_written_ends_the_stack_and_is_trouble() {
     let arena = Arena::new();
     let facts = arena.facts("f");
     let stack = stack(&arena, &facts, "flood", "--lines 20000000");
@@ -228,12 +228,12 @@ fn output_that_cannot_be_written_ends_the_stack_gracefully_and_is_trouble() {
     assert!(ended.err().contains("because no storage space"), "{}", ended.err());
     assert!(ended.err().contains("nothing is left"), "{}", ended.err());
     assert!(stack.events().contains("the output could not be written"), "{}", stack.events());
-    has_all_lines(&stack, &facts);
+    // Whether it was at work already is left to chance here; in the next test it was, and had its grace.
     arena.finish();
 }
 
 #[test]
-fn a_disk_that_fills_up_under_the_output_is_trouble() {
+fn a_disk_that_fills_up_under_the_output_ends_the_stack_gracefully_and_is_trouble() {
     let arena = Arena::new();
     let facts = arena.facts("f");
     let stack = stack(&arena, &facts, "flood", "--lines 20000000");
