@@ -79,6 +79,8 @@ pub(crate) fn run(options: &RunOptions) -> Result<Ended, RunError> {
     }
     let before = before();
     let ties = tied(options)?;
+    // Before there is a command that could come to the front by itself.
+    let was_in_front = ties.terminal.as_ref().is_some_and(process::is_in_front);
     process::set_subreaper(true).map_err(own("become a child subreaper"))?;
     let signals = SignalFd::new(heard()).map_err(own("hear signals"))?;
     let (ours, theirs) = sockets::seqpacket_pair().map_err(own("make a socket pair"))?;
@@ -111,6 +113,7 @@ pub(crate) fn run(options: &RunOptions) -> Result<Ended, RunError> {
         machine,
         signals,
         ties,
+        was_in_front,
         stop,
         strangers: before.children,
         shares_group,
@@ -250,6 +253,8 @@ struct Driver<'a> {
     machine: Machine,
     signals: SignalFd,
     ties: Ties,
+    /// Our process group was the terminal's when we were called.
+    was_in_front: bool,
     stop: StopPlan,
     strangers: Vec<i32>,
     /// The command is in our process group, on our terminal.
@@ -283,13 +288,12 @@ struct Ready {
 impl Driver<'_> {
     fn run(mut self) -> Result<Ended, RunError> {
         self.give_up_streams();
-        let was_in_front = self.ties.terminal.as_ref().is_some_and(process::is_in_front);
         let outcome = loop {
             if let Some(outcome) = self.turn() {
                 break outcome;
             }
         };
-        if self.options.is_isolated && was_in_front {
+        if self.options.is_isolated && self.was_in_front {
             self.take_the_terminal_back();
         }
         self.left.extend(self.adoption.iter().flat_map(Adoption::left));
