@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use lariat_keeper::wire::{End, Notice};
 use lariat_sys::reap::Exit;
+use lariat_sys::spawn::SpawnStep;
 use lariat_testkit::trace::{Trace, Victims, Who};
 use lariat_testkit::{
     Arena, Command, Containment, Facts, PATIENCE, Stack, census, fixture, needs, subject, wait_until,
@@ -173,10 +174,16 @@ fn lived(stack: &Stack) -> Duration {
 /// HAZARD(forged-word): the end of all is believed of a keeper that ends.
 #[test]
 fn a_last_word_that_the_keeper_has_not_said_is_not_believed() {
+    let end = End { exit: Some(Exit::Code(0)), ..End::default() };
+    say_in_its_place(Notice::Ended(end));
+    say_in_its_place(Notice::SpawnFailed { step: SpawnStep::Exec, errno: libc::ENOENT });
+}
+
+/// A member says this in its keeper's place.
+fn say_in_its_place(notice: Notice) {
     let arena = Arena::with(Containment::Lineage);
     let facts = arena.facts("f");
-    let end = End { exit: Some(Exit::Code(0)), ..End::default() };
-    let word: String = Notice::Ended(end).encode().iter().map(|byte| format!("{byte:02x}")).collect();
+    let word: String = notice.encode().iter().map(|byte| format!("{byte:02x}")).collect();
     let words =
         ["run", "--grace", "300ms", "--", fixture::path(), "forger", "--manner", "stubborn", "--word", &word];
     let lariat = arena.command(subject::lariat(LARIAT)).args(words).facts(&facts).own_session();

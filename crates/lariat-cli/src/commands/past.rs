@@ -106,8 +106,10 @@ pub(crate) fn wait(
         Waited::Cancelled if !signals.asks_to_end() => Ok(()),
         Waited::Cancelled => Err(Failure::new(ExitCode::Left, "keepers are still at work")),
         Waited::TimedOut => {
-            output.note("keepers are still at work after all their time, and were killed");
-            finishing.kill_keepers();
+            // It may be another command that is at work, and that one is left to it.
+            if finishing.kill_keepers() > 0 {
+                output.note("keepers are still at work after all their time, and were killed");
+            }
             let deadline = Instant::now() + KEEPERS_BEYOND;
             match finishing.wait(deadline, Some(signals.queue.as_fd())).map_err(ledger_failure)? {
                 Waited::Finished => Ok(()),

@@ -450,6 +450,7 @@ impl Driver<'_> {
                 self.write_record(*leader);
                 None
             }
+            Notice::SpawnFailed { .. } | Notice::Ended(_) if !self.has_meant_it() => None,
             Notice::SpawnFailed { step, errno } => {
                 self.reap_keeper();
                 Some(Err(spawn_error(*step, *errno)))
@@ -468,7 +469,6 @@ impl Driver<'_> {
                 self.notes.push("its limits were not applied: it could not enter its cgroup".into());
                 None
             }
-            Notice::Ended(_) if !self.has_meant_it() => None,
             Notice::Ended(end) => {
                 self.out_of_memory = end.out_of_memory.filter(|_| limits::is_by_kill(end.exit));
                 self.keeps_record = end.left > 0;

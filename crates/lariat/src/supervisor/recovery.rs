@@ -4,6 +4,7 @@
 //! run did not end by itself. What keepers did after their supervisor's death they wrote down; what is left is found by
 //! [`crate::ledger::recover`]. Only what is certainly the run's is ended here, and only when the caller says so.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
@@ -207,13 +208,14 @@ impl Finishing {
     }
 
     /// Kills the keepers: their run has crashed then, and what they held is found and ended by whoever looks next. For those
-    /// that are not done after all their time, and where nobody is to have any.
-    pub fn kill_keepers(&self) {
+    /// that are not done after all their time, and where nobody is to have any. Returns how many there were.
+    pub fn kill_keepers(&self) -> usize {
         let unknown = self.lock_file().map(|lock| keepers_with(&lock)).unwrap_or_default();
-        for keeper in self.keepers().chain(unknown) {
-            // One that may not be killed, or has ended, is no keeper's work for us.
-            let _ = PidFd::open(keeper).and_then(|keeper| keeper.signal(Signal::KILL));
-        }
+        let all: BTreeSet<Identity> = self.keepers().chain(unknown).collect();
+        // One that may not be killed is waited for, and one that has ended is what is wanted.
+        let kill =
+            |keeper: &&Identity| PidFd::open(**keeper).and_then(|keeper| keeper.signal(Signal::KILL)).is_ok();
+        all.iter().filter(kill).count()
     }
 
     fn keepers(&self) -> impl Iterator<Item = Identity> {
