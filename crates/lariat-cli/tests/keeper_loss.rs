@@ -20,6 +20,14 @@ fn lose_it_before_its_first_word(command: Command, facts: &Facts) -> Option<Trac
 
 /// The same, once `is_time`.
 fn lose_it_then(command: Command, is_time: impl Fn() -> bool) -> Option<Trace> {
+    let mut trace = hold_at_its_first_word(command, is_time)?;
+    trace.strike(Victims::Keeper(0));
+    assert!(trace.has_struck());
+    Some(trace)
+}
+
+/// Starts a command, and holds its keeper up at its first word until `is_time`.
+fn hold_at_its_first_word(command: Command, is_time: impl Fn() -> bool) -> Option<Trace> {
     let mut trace = match Trace::start(command, &subject::lariat(LARIAT), Who::Supervisor, None) {
         Ok(trace) => trace,
         Err(error) => {
@@ -29,8 +37,6 @@ fn lose_it_then(command: Command, is_time: impl Fn() -> bool) -> Option<Trace> {
     };
     trace.hold(Who::Keeper(0), "sendto", 0);
     assert!(trace.run("the keeper's first word", |trace| trace.is_held() && is_time()));
-    trace.strike(Victims::Keeper(0));
-    assert!(trace.has_struck());
     Some(trace)
 }
 
@@ -225,6 +231,24 @@ fn a_stopped_keeper_of_a_dead_supervisor_is_woken_by_whoever_waits_for_it() {
     keeper.signal(libc::SIGSTOP);
     stack.run(&arena, &["down", "--yes"]).expect(0);
     assert!(!keeper.is_alive_now() && arena.alive().is_empty());
+    arena.finish();
+}
+
+/// Nobody of lariat had the time to write down who the keeper is, and a debugger has it.
+#[test]
+fn a_keeper_that_is_held_before_anybody_knows_it_is_done_without() {
+    let arena = Arena::with(Containment::Lineage);
+    let facts = arena.facts("f");
+    let lariat = subject::lariat(LARIAT);
+    let words =
+        ["run", "--grace", "1s", "--", fixture::path(), "daemon", "--manner", "graceful", "--ms", "5"];
+    let command = arena.command(&lariat).args(words).facts(&facts).own_session();
+    let Some(trace) = hold_at_its_first_word(command, || facts.has("ready")) else { return };
+    trace.running().signal(libc::SIGKILL);
+    arena.command(&lariat).args(["sweep", "--all", "--yes"]).start().wait_at_most(PATIENCE).expect(0);
+    drop(trace);
+    arena.wait_until_empty(PATIENCE);
+    assert_told_once(&facts);
     arena.finish();
 }
 

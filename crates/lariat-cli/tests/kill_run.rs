@@ -2,8 +2,8 @@
 //!
 //! The run is one that has everything: a leader, a daemon in a session of its own, both graceful, ended by TERM. Whoever
 //! is killed, and wherever: where one of the two is left, everything ends without help, who was up had its grace, and
-//! nobody is told twice. Where none is left, the leader ends by the kernel's word, and what goes on is marked and, as
-//! soon as it was known, written down.
+//! nobody is told twice. Where none is left, the leader ends by the kernel's word, and what goes on is marked, and its run
+//! is written down.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -135,6 +135,9 @@ fn wrong_without_both(arena: &Arena, run: &Run) -> Option<String> {
         alive.iter().all(|seen| is_marked(seen.pid) || !seen.is_alive_now()).then_some(alive)
     });
     let Some(alive) = alive else { return Some(format!("not marked: {:?}", arena.alive())) };
+    if records(arena).is_empty() && !alive.is_empty() {
+        return Some(format!("there is no record of {alive:?}"));
+    }
     if let Some(wrong) = wrong_records(arena, true) {
         return Some(wrong);
     }

@@ -26,7 +26,8 @@ fn records(arena: &Arena) -> Vec<PathBuf> {
 fn record(arena: &Arena) -> Value {
     let read = || {
         let path = records(arena).pop()?;
-        serde_json::from_slice(&std::fs::read(path).ok()?).ok()
+        let record: Value = serde_json::from_slice(&std::fs::read(path).ok()?).ok()?;
+        (!record["leader"].is_null()).then_some(record)
     };
     wait_until("a whole record", PATIENCE, read)
 }

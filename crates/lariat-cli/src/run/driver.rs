@@ -5,7 +5,7 @@ use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::time::{Duration, Instant};
 
-use lariat::ledger::command::{Cast, CommandLedger, Place};
+use lariat::ledger::command::{Cast, CommandLedger, CommandRecord, Place};
 use lariat::ledger::record::RunId;
 use lariat::process::RUN_VARIABLE;
 use lariat_keeper::awake::Awake;
@@ -93,7 +93,11 @@ pub(crate) fn run(options: &RunOptions) -> Result<Ended, RunError> {
     let is_limited = limit(options, group.as_ref(), &mut notes);
     let plan = Plan { is_limited, ..plan };
     let (stop, shares_group) = (plan.stop, !plan.has_session);
-    let forked = fork_keeper(options).inspect_err(|_| group.iter().for_each(cgroup::remove))?;
+    let record = write_record(options, me, stop, group.as_ref());
+    let forked = fork_keeper(options).inspect_err(|_| {
+        group.iter().for_each(cgroup::remove);
+        options.ledger.iter().for_each(CommandLedger::remove);
+    })?;
     let Some(child) = forked else {
         // The keeper. What it does not need must not outlive us in it.
         drop((ours, signals, ties));
@@ -125,7 +129,7 @@ pub(crate) fn run(options: &RunOptions) -> Result<Ended, RunError> {
         awake: Awake::default(),
         options,
         ledger: options.ledger.as_ref(),
-        me,
+        record,
         keeps_record: false,
         left: Vec::new(),
         has_lost_keeper: false,
@@ -204,6 +208,21 @@ fn limit(options: &RunOptions, group: Option<&Cgroup>, notes: &mut Vec<String>) 
     true
 }
 
+/// Writes down that there is about to be a command: whoever kills us as soon as it has begun leaves enough to find it by.
+/// A disk that is full, or a directory that is not ours, stops no command.
+fn write_record(
+    options: &RunOptions,
+    me: Identity,
+    stop: StopPlan,
+    group: Option<&Cgroup>,
+) -> Option<CommandRecord> {
+    let command = options.command.iter().map(|word| word.to_string_lossy().into_owned()).collect();
+    let dir = std::env::current_dir().unwrap_or_default();
+    let own = group.and_then(|group| group.path().ok());
+    let cgroup = own.and_then(|own| Some(own.parent()?.to_owned()));
+    options.ledger.as_ref()?.write(me, stop, Place { command, dir, cgroup }).ok()
+}
+
 /// Makes the directory that the command is to be born in; `None` where that is not possible and not demanded.
 fn cgroup(options: &RunOptions, label: &str) -> lariat_sys::Result<Option<Cgroup>> {
     let base = match &options.boundary {
@@ -244,9 +263,10 @@ fn environment(ledger: Option<&CommandLedger>) -> Vec<std::ffi::CString> {
 
 struct Driver<'a> {
     options: &'a RunOptions,
-    me: Identity,
     /// Where the record is, until it is removed.
     ledger: Option<&'a CommandLedger>,
+    /// What it says.
+    record: Option<CommandRecord>,
     /// Something is left, or the keeper goes on without us: the record stays.
     keeps_record: bool,
     keeper: Option<Keeper>,
@@ -311,17 +331,11 @@ impl Driver<'_> {
         }
     }
 
-    /// Writes down who takes part. A disk that is full, or a directory that is not ours, stops no command.
-    fn write_record(&self, leader: Identity) {
-        if let (Some(ledger), Some(keeper)) = (self.ledger, &self.keeper) {
-            let has_session = !self.shares_group;
-            let cast = Cast { supervisor: self.me, keeper: keeper.identity(), leader, has_session };
-            let command =
-                self.options.command.iter().map(|word| word.to_string_lossy().into_owned()).collect();
-            let dir = std::env::current_dir().unwrap_or_default();
-            let own = self.group.as_ref().and_then(|group| group.path().ok());
-            let cgroup = own.and_then(|own| Some(own.parent()?.to_owned()));
-            let _ = ledger.write(cast, self.stop, Place { command, dir, cgroup });
+    /// Writes down who has come.
+    fn complete_record(&mut self, leader: Identity) {
+        if let (Some(ledger), Some(record), Some(keeper)) = (self.ledger, &mut self.record, &self.keeper) {
+            record.complete(Cast { keeper: keeper.identity(), leader, has_session: !self.shares_group });
+            let _ = record.rewrite(ledger.path());
         }
     }
 
@@ -447,7 +461,7 @@ impl Driver<'_> {
         match notice {
             Notice::Started { leader } => {
                 self.leader = Some(*leader);
-                self.write_record(*leader);
+                self.complete_record(*leader);
                 None
             }
             Notice::SpawnFailed { .. } | Notice::Ended(_) if !self.has_meant_it() => None,

@@ -1,8 +1,8 @@
 //! The record of a run that has no project: one command of `lariat run`.
 //!
-//! One small file in the user's runtime directory, written when the command was started, without fsync: it is about
-//! processes, and does not have to survive a boot. It is removed by whoever sees the end; what is left of it after a
-//! crash of both says where to look.
+//! One small file in the user's runtime directory, written before there is anybody whom it could lead to and completed
+//! when the command has started, without fsync: it is about processes, and does not have to survive a boot. It is removed
+//! by whoever sees the end; what is left of it after a crash of both says where to look.
 
 use std::fs;
 use std::io::{self, Write};
@@ -40,10 +40,12 @@ pub struct CommandRecord {
     pub boot: String,
     /// The process that decides.
     pub supervisor: ProcessRecord,
-    /// Its keeper.
-    pub keeper: ProcessRecord,
-    /// The command itself.
-    pub leader: ProcessRecord,
+    /// Its keeper; `None` until the command has started.
+    #[serde(default)]
+    pub keeper: Option<ProcessRecord>,
+    /// The command itself; `None` until it has started.
+    #[serde(default)]
+    pub leader: Option<ProcessRecord>,
     /// The command's session: its own, or the shell's that lariat was started from.
     #[serde(default)]
     pub session: Option<i32>,
@@ -70,12 +72,10 @@ pub struct CommandRecord {
     pub started_unix_ms: u64,
 }
 
-/// Who takes part in a run without a project.
+/// Who has come to a run without a project by its start.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Cast {
-    /// The process that decides.
-    pub supervisor: Identity,
-    /// Its keeper.
+    /// The keeper.
     pub keeper: Identity,
     /// The command itself.
     pub leader: Identity,
@@ -171,21 +171,21 @@ impl CommandRecord {
     /// all of that run.
     #[must_use]
     pub fn clues(&self, home: Option<&Path>) -> Clues {
-        let leader = LeaderClue {
+        let leader = self.leader.map(|leader| LeaderClue {
             service: self.name(),
-            leader: self.leader.into(),
+            leader: leader.into(),
             // In front of a terminal these are the shell's, and their other members strangers.
-            has_own_session: self.session == Some(self.leader.pid),
-            has_own_group: self.pgrp == Some(self.leader.pid),
+            has_own_session: self.session == Some(leader.pid),
+            has_own_group: self.pgrp == Some(leader.pid),
             output: None,
-        };
+        });
         Clues {
             has_mark: self.marker == self.run,
             boot: Some(self.boot.clone()),
             pid_namespace: self.pid_namespace,
-            leaders: vec![leader],
+            leaders: leader.into_iter().collect(),
             left: self.left.iter().map(LeftRecord::identity).collect(),
-            spared: vec![self.supervisor.into(), self.keeper.into()],
+            spared: self.guards().collect(),
             began: Some(self.supervisor.start),
             // One that was made before the record says where it was is most likely where we would make it.
             cgroup_bases: self.cgroup.iter().cloned().chain(choose::own()).collect(),
@@ -196,6 +196,20 @@ impl CommandRecord {
         }
     }
 
+    /// Returns its supervisor and its keeper, as far as they are known.
+    pub fn guards(&self) -> impl Iterator<Item = Identity> {
+        [Some(self.supervisor), self.keeper].into_iter().flatten().map(Identity::from)
+    }
+
+    /// Names who has come with the start.
+    pub fn complete(&mut self, cast: Cast) {
+        let own = |other: Option<i32>| if cast.has_session { Some(cast.leader.pid) } else { other };
+        self.keeper = Some(cast.keeper.into());
+        self.leader = Some(cast.leader.into());
+        self.session = own(process::session());
+        self.pgrp = own(process::group());
+    }
+
     /// Returns the name of the program.
     #[must_use]
     pub fn name(&self) -> String {
@@ -203,7 +217,7 @@ impl CommandRecord {
         program.and_then(Path::file_name).map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
     }
 
-    /// Replaces the record in this file by one that names who could not be ended.
+    /// Puts this record in the place of the one in this file.
     ///
     /// # Errors
     /// When the file cannot be replaced.
@@ -261,23 +275,27 @@ impl CommandLedger {
         &self.path
     }
 
-    /// Writes the record.
+    /// Writes the record of a command that is about to be started, and returns it.
     ///
     /// # Errors
     /// When the boot id cannot be read or the file not be written. The command goes on without a record.
-    pub fn write(&self, cast: Cast, stop: StopPlan, place: Place) -> Result<(), LedgerError> {
+    pub fn write(
+        &self,
+        supervisor: Identity,
+        stop: StopPlan,
+        place: Place,
+    ) -> Result<CommandRecord, LedgerError> {
         let failed = |cause: io::Error| error("write", &self.path, cause);
-        let own = |other: Option<i32>| if cast.has_session { Some(cast.leader.pid) } else { other };
         let record = CommandRecord {
             version: COMMAND_RECORD_VERSION,
             run: self.run.clone(),
             marker: self.marker.clone(),
             boot: BootId::read().map_err(|errno| failed(errno.into()))?.to_string(),
-            supervisor: cast.supervisor.into(),
-            keeper: cast.keeper.into(),
-            leader: cast.leader.into(),
-            session: own(process::session()),
-            pgrp: own(process::group()),
+            supervisor: supervisor.into(),
+            keeper: None,
+            leader: None,
+            session: None,
+            pgrp: None,
             pid_namespace: pid_namespace(),
             stop: Some(StopRecord::new(stop.signal, stop.grace)),
             left: Vec::new(),
@@ -288,7 +306,8 @@ impl CommandLedger {
             started_unix_ms: clock::unix_millis(),
         };
         let text = serde_json::to_string(&record).map_err(|cause| failed(io::Error::other(cause)))?;
-        write_new(&self.path, &text).map_err(failed)
+        write_new(&self.path, &text).map_err(failed)?;
+        Ok(record)
     }
 
     /// Removes the record, if it is there. The directory stays.
@@ -334,10 +353,12 @@ mod tests {
         let ledger = CommandLedger::choose(&dirs, Some(outer.clone())).unwrap();
         assert_eq!(ledger.marker(), &outer);
         let me = Identity::current();
-        let cast = Cast { supervisor: me, keeper: me, leader: me, has_session: true };
-        ledger.write(cast, StopPlan::default(), place_of("true", "/")).unwrap();
+        let written = ledger.write(me, StopPlan::default(), place_of("true", "/")).unwrap();
         let record: CommandRecord = serde_json::from_slice(&fs::read(ledger.path()).unwrap()).unwrap();
-        assert_eq!((record.marker.clone(), Identity::from(record.leader)), (outer, me));
+        assert_eq!(record, written);
+        assert_eq!((record.marker.clone(), Identity::from(record.supervisor)), (outer, me));
+        assert_eq!((record.keeper, record.clues(None).leaders), (None, vec![]), "nobody has started yet");
+        assert_eq!(record.clues(None).spared, [me]);
         ledger.remove();
         assert!(!ledger.path().exists());
         ledger.remove();
@@ -350,9 +371,10 @@ mod tests {
         let me = Identity::current();
         // Not ourselves: a test may lead the group that it is in.
         let leader = Identity::new(i32::MAX, 1);
-        let cast = Cast { supervisor: me, keeper: me, leader, has_session: false };
         let ledger = CommandLedger::choose(&dirs, None).unwrap();
-        ledger.write(cast, StopPlan::default(), place_of("/bin/true", "/p")).unwrap();
+        let mut record = ledger.write(me, StopPlan::default(), place_of("/bin/true", "/p")).unwrap();
+        record.complete(Cast { keeper: me, leader, has_session: false });
+        record.rewrite(ledger.path()).unwrap();
         let lariat = runtime.path().join("lariat");
         let name = |name: &str| lariat.join(name);
         let damaged = "00000000000000aa.json";
@@ -385,15 +407,14 @@ mod tests {
         let runtime = tempfile::tempdir().unwrap();
         let dirs = UserDirs { runtime: Some(runtime.path().to_owned()), ..UserDirs::default() };
         let me = Identity::current();
-        let cast = Cast { supervisor: me, keeper: me, leader: me, has_session: true };
         let ledger = CommandLedger::choose(&dirs, None).unwrap();
-        ledger.write(cast, StopPlan::default(), place_of("true", "/")).unwrap();
+        let mut record = ledger.write(me, StopPlan::default(), place_of("true", "/")).unwrap();
         let read = || parse(&fs::read(ledger.path()).unwrap(), &ledger.run);
-        let Loaded::Record(mut record) = read() else { panic!("{:?}", read()) };
+        record.complete(Cast { keeper: me, leader: me, has_session: true });
         record.left =
             vec![LeftRecord { pid: 7, start: 8, inode: None, comm: "stuck".into(), reason: String::new() }];
         record.rewrite(ledger.path()).unwrap();
-        assert_eq!(read(), Loaded::Record(record.clone()));
+        assert_eq!(read(), Loaded::Record(Box::new(record.clone())));
         assert_eq!(record.clues(None).left, [Identity::new(7, 8)]);
         assert!(record.clues(None).leaders[0].has_own_group);
         assert_eq!(record.clues(None).cgroup_bases.first(), Some(&PathBuf::from("/cgroups")));

@@ -107,10 +107,9 @@ pub fn life_of(run: &RunId, dirs: &UserDirs, process: Identity) -> Life {
             _ => None,
         })
         .collect();
-    let guards = |record: &CommandRecord| [record.supervisor.into(), record.keeper.into()];
     let records =
         records.iter().filter(|record| record.marker == *run && Some(&record.boot) == boot.as_ref());
-    match records.flat_map(guards).find(Identity::is_alive) {
+    match records.flat_map(CommandRecord::guards).find(Identity::is_alive) {
         Some(guard) => Life::Command { guard },
         None => match keeper_above(process) {
             Some(keeper) => Life::Kept { keeper },
@@ -460,13 +459,10 @@ mod tests {
         assert!(Leftover::open(&later.run, services, Some(&root)).unwrap().is_none(), "that one is alive");
         drop(lock);
 
-        let (guarded, cast) = (
-            RunId::new_random().unwrap(),
-            command::Cast { supervisor: me, keeper: me, leader: me, has_session: true },
-        );
+        let guarded = RunId::new_random().unwrap();
         let ledger = command::CommandLedger::choose(&dirs, Some(guarded.clone())).unwrap();
         let place = command::Place { command: vec!["x".into()], ..command::Place::default() };
-        ledger.write(cast, lariat_keeper::stop::StopPlan::default(), place).unwrap();
+        ledger.write(me, lariat_keeper::stop::StopPlan::default(), place).unwrap();
         assert_eq!(life_of(&guarded, &dirs, me), Life::Command { guard: me });
         ledger.remove();
         assert_eq!(life_of(&guarded, &dirs, me), Life::Over { root: None });

@@ -397,20 +397,20 @@ fn of_command(file: &CommandFile, boot: &str, home: Option<&Path>) -> KnownRun {
             };
         }
     };
-    let (supervisor, keeper) = (Identity::from(record.supervisor), Identity::from(record.keeper));
+    let (supervisor, keeper) = (Identity::from(record.supervisor), record.keeper.map(Identity::from));
     let clues = record.clues(home);
     let is_here = record.boot == boot;
     let state = match is_here {
         true if is_elsewhere(&clues) => State::Unknown,
         true if supervisor.is_alive() => State::Alive,
-        true if keeper.is_alive() => State::Finishing,
+        true if keeper.is_some_and(|keeper| keeper.is_alive()) => State::Finishing,
         _ => State::Crashed,
     };
     KnownRun {
         dir: Some(record.dir.clone()),
         started_unix_ms: Some(record.started_unix_ms),
         supervisor: Some(supervisor),
-        keepers: vec![keeper],
+        keepers: keeper.into_iter().collect(),
         inside: (record.marker != record.run).then(|| record.marker.clone()),
         note: (state == State::Unknown).then(|| "it is in another pid namespace".to_owned()),
         clues: (state == State::Crashed).then_some(clues),
