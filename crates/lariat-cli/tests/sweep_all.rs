@@ -134,12 +134,13 @@ fn records_that_say_nothing_are_removed_and_said() {
     let (damaged, facts) = run(&arena, user, "f", &["new-session", "--manner", "stubborn"], 1);
     let record = at_runtime(&arena).pop().expect("a record");
     let text = fs::read_to_string(&record).expect("it is whole");
+    let text = text.lines().next().expect("the record itself");
     kill_at_once(&lariats(&damaged));
     damaged.wait();
     fs::write(&record, &text[..text.len() / 2]).expect("root may");
     // Of another boot, of another pid namespace.
     let of = |key: &str, value: Value, run: &str| {
-        let mut json: Value = serde_json::from_str(&text).expect("it is whole");
+        let mut json: Value = serde_json::from_str(text).expect("it is whole");
         json["run"] = run.into();
         json[key] = value;
         fs::write(record.with_file_name(format!("{run}.json")), json.to_string()).expect("root may");

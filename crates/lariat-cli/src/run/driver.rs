@@ -5,7 +5,7 @@ use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::time::{Duration, Instant};
 
-use lariat::ledger::command::{Cast, CommandLedger, CommandRecord, Place};
+use lariat::ledger::command::{Cast, CommandLedger, Incomplete, Place};
 use lariat::ledger::record::RunId;
 use lariat::process::RUN_VARIABLE;
 use lariat_keeper::awake::Awake;
@@ -215,7 +215,7 @@ fn write_record(
     me: Identity,
     stop: StopPlan,
     group: Option<&Cgroup>,
-) -> Option<CommandRecord> {
+) -> Option<Incomplete> {
     let command = options.command.iter().map(|word| word.to_string_lossy().into_owned()).collect();
     let dir = std::env::current_dir().unwrap_or_default();
     let own = group.and_then(|group| group.path().ok());
@@ -265,8 +265,8 @@ struct Driver<'a> {
     options: &'a RunOptions,
     /// Where the record is, until it is removed.
     ledger: Option<&'a CommandLedger>,
-    /// What it says.
-    record: Option<CommandRecord>,
+    /// Its file, until it says who has come.
+    record: Option<Incomplete>,
     /// Something is left, or the keeper goes on without us: the record stays.
     keeps_record: bool,
     keeper: Option<Keeper>,
@@ -333,9 +333,9 @@ impl Driver<'_> {
 
     /// Writes down who has come.
     fn complete_record(&mut self, leader: Identity) {
-        if let (Some(ledger), Some(record), Some(keeper)) = (self.ledger, &mut self.record, &self.keeper) {
-            record.complete(Cast { keeper: keeper.identity(), leader, has_session: !self.shares_group });
-            let _ = record.rewrite(ledger.path());
+        if let (Some(record), Some(keeper)) = (self.record.take(), &self.keeper) {
+            let cast = Cast { keeper: keeper.identity(), leader, has_session: !self.shares_group };
+            let _ = record.complete(cast);
         }
     }
 
@@ -354,6 +354,7 @@ impl Driver<'_> {
             keep.extend([keeper.as_fd(), keeper.pidfd().as_fd()]);
         }
         keep.extend(self.ties.descriptors());
+        keep.extend(self.record.as_ref().map(AsFd::as_fd));
         keep.extend(self.group.as_ref().map(AsFd::as_fd));
         let _ = files::close_all_but(&keep);
         if let Ok(null) = files::dev_null() {

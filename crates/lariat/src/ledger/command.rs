@@ -1,12 +1,13 @@
 //! The record of a run that has no project: one command of `lariat run`.
 //!
-//! One small file in the user's runtime directory, written before there is anybody whom it could lead to and completed
-//! when the command has started, without fsync: it is about processes, and does not have to survive a boot. It is removed
-//! by whoever sees the end; what is left of it after a crash of both says where to look.
+//! One small file in the user's runtime directory, without fsync: it is about processes, and does not have to survive a
+//! boot. Its first line is the record, written before there is anybody whom it could lead to; when the command has
+//! started, a second line says who has come. The file is removed by whoever sees the end; what is left of it after a
+//! crash of both says where to look.
 
 use std::fs;
 use std::io::{self, Write};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -83,6 +84,21 @@ pub struct Cast {
     pub has_session: bool,
 }
 
+/// The same, on disk: the second line.
+#[derive(Serialize, Deserialize)]
+struct Come {
+    keeper: ProcessRecord,
+    leader: ProcessRecord,
+    session: Option<i32>,
+    pgrp: Option<i32>,
+}
+
+/// The file of a record that is not complete yet.
+#[derive(Debug)]
+pub struct Incomplete {
+    file: fs::File,
+}
+
 /// What a run without a project does, and where.
 #[derive(Clone, Default, PartialEq, Eq, Debug)]
 pub struct Place {
@@ -156,10 +172,19 @@ pub fn parse(bytes: &[u8], run: &RunId) -> Loaded {
     struct Versioned {
         version: u32,
     }
-    match serde_json::from_slice::<CommandRecord>(bytes) {
-        Ok(record) if record.run == *run => Loaded::Record(Box::new(record)),
+    let mut lines = bytes.splitn(2, |byte| *byte == b'\n');
+    let (first, second) = (lines.next().unwrap_or_default(), lines.next().unwrap_or_default());
+    match serde_json::from_slice::<CommandRecord>(first) {
+        Ok(mut record) if record.run == *run => {
+            // Without a whole second line nobody is known to have come.
+            if let Ok(Come { keeper, leader, session, pgrp }) = serde_json::from_slice(second) {
+                record =
+                    CommandRecord { keeper: Some(keeper), leader: Some(leader), session, pgrp, ..record };
+            }
+            Loaded::Record(Box::new(record))
+        }
         Ok(record) => Loaded::Damaged(format!("it is of another run, {}", record.run)),
-        Err(problem) => match serde_json::from_slice::<Versioned>(bytes) {
+        Err(problem) => match serde_json::from_slice::<Versioned>(first) {
             Ok(Versioned { version }) if version > COMMAND_RECORD_VERSION => Loaded::Newer,
             _ => Loaded::Damaged(problem.to_string()),
         },
@@ -201,15 +226,6 @@ impl CommandRecord {
         [Some(self.supervisor), self.keeper].into_iter().flatten().map(Identity::from)
     }
 
-    /// Names who has come with the start.
-    pub fn complete(&mut self, cast: Cast) {
-        let own = |other: Option<i32>| if cast.has_session { Some(cast.leader.pid) } else { other };
-        self.keeper = Some(cast.keeper.into());
-        self.leader = Some(cast.leader.into());
-        self.session = own(process::session());
-        self.pgrp = own(process::group());
-    }
-
     /// Returns the name of the program.
     #[must_use]
     pub fn name(&self) -> String {
@@ -223,17 +239,41 @@ impl CommandRecord {
     /// When the file cannot be replaced.
     pub fn rewrite(&self, path: &Path) -> Result<(), LedgerError> {
         let new = path.with_extension("new");
-        let text =
-            serde_json::to_string(self).map_err(|cause| error("write", path, io::Error::other(cause)))?;
         // What a crash left under this name is worthless.
         let _ = fs::remove_file(&new);
-        write_new(&new, &text).map_err(|cause| error("write", &new, cause))?;
+        let line = line(self).map_err(|cause| error("write", path, cause))?;
+        place_whole(&new, &line).map_err(|cause| error("write", &new, cause))?;
         fs::rename(&new, path).map_err(|cause| error("rename", &new, cause))
     }
 }
 
-fn write_new(path: &Path, text: &str) -> io::Result<()> {
-    place_whole(path, format!("{text}\n").as_bytes())
+fn line(what: &impl Serialize) -> io::Result<Vec<u8>> {
+    let mut line = serde_json::to_vec(what).map_err(io::Error::other)?;
+    line.push(b'\n');
+    Ok(line)
+}
+
+impl Incomplete {
+    /// Adds who has come.
+    ///
+    /// # Errors
+    /// When the file cannot be written. The record is read as before then.
+    pub fn complete(mut self, cast: Cast) -> io::Result<()> {
+        let own = |other: Option<i32>| if cast.has_session { Some(cast.leader.pid) } else { other };
+        let come = Come {
+            keeper: cast.keeper.into(),
+            leader: cast.leader.into(),
+            session: own(process::session()),
+            pgrp: own(process::group()),
+        };
+        self.file.write_all(&line(&come)?)
+    }
+}
+
+impl AsFd for Incomplete {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
 }
 
 /// The place of one record, chosen before the command starts.
@@ -275,7 +315,7 @@ impl CommandLedger {
         &self.path
     }
 
-    /// Writes the record of a command that is about to be started, and returns it.
+    /// Writes the record of a command that is about to be started, and returns what completes it.
     ///
     /// # Errors
     /// When the boot id cannot be read or the file not be written. The command goes on without a record.
@@ -284,7 +324,7 @@ impl CommandLedger {
         supervisor: Identity,
         stop: StopPlan,
         place: Place,
-    ) -> Result<CommandRecord, LedgerError> {
+    ) -> Result<Incomplete, LedgerError> {
         let failed = |cause: io::Error| error("write", &self.path, cause);
         let record = CommandRecord {
             version: COMMAND_RECORD_VERSION,
@@ -305,9 +345,8 @@ impl CommandLedger {
             dir: place.dir,
             started_unix_ms: clock::unix_millis(),
         };
-        let text = serde_json::to_string(&record).map_err(|cause| failed(io::Error::other(cause)))?;
-        write_new(&self.path, &text).map_err(failed)?;
-        Ok(record)
+        let file = line(&record).and_then(|line| place_whole(&self.path, &line)).map_err(failed)?;
+        Ok(Incomplete { file })
     }
 
     /// Removes the record, if it is there. The directory stays.
@@ -317,11 +356,11 @@ impl CommandLedger {
     }
 }
 
-/// Makes a file that is there with all of its bytes or not at all, whenever we are killed.
+/// Makes a file that is there with all of its bytes or not at all, whenever we are killed, and returns it.
 ///
 /// Without a name until it is whole (open(2), `O_TMPFILE`), so that nothing half-written is left under any name; on a
 /// file system that knows no such files it is renamed into place.
-pub(super) fn place_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
+pub(super) fn place_whole(path: &Path, bytes: &[u8]) -> io::Result<fs::File> {
     let flags = OFlags::TMPFILE | OFlags::WRONLY | OFlags::CLOEXEC;
     let directory = path.parent().unwrap_or(Path::new("/"));
     if let Ok(file) = rustix::fs::open(directory, flags, Mode::RUSR | Mode::WUSR) {
@@ -329,12 +368,14 @@ pub(super) fn place_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
         file.write_all(bytes)?;
         let nameless = format!("/proc/self/fd/{}", file.as_raw_fd());
         rustix::fs::linkat(CWD, nameless, CWD, path, AtFlags::SYMLINK_FOLLOW)?;
-        return Ok(());
+        return Ok(file);
     }
     let new = path.with_extension("new");
     let mut options = fs::OpenOptions::new();
-    options.write(true).create_new(true).mode(0o600).open(&new)?.write_all(bytes)?;
-    fs::rename(&new, path)
+    let mut file = options.write(true).create_new(true).mode(0o600).open(&new)?;
+    file.write_all(bytes)?;
+    fs::rename(&new, path)?;
+    Ok(file)
 }
 
 #[cfg(test)]
@@ -353,12 +394,24 @@ mod tests {
         let ledger = CommandLedger::choose(&dirs, Some(outer.clone())).unwrap();
         assert_eq!(ledger.marker(), &outer);
         let me = Identity::current();
-        let written = ledger.write(me, StopPlan::default(), place_of("true", "/")).unwrap();
-        let record: CommandRecord = serde_json::from_slice(&fs::read(ledger.path()).unwrap()).unwrap();
-        assert_eq!(record, written);
+        let incomplete = ledger.write(me, StopPlan::default(), place_of("true", "/")).unwrap();
+        let bytes = || fs::read(ledger.path()).unwrap();
+        let read = |bytes: &[u8]| match parse(bytes, &ledger.run) {
+            Loaded::Record(record) => record,
+            other => panic!("{other:?}"),
+        };
+        let (first, record) = (bytes(), read(&bytes()));
         assert_eq!((record.marker.clone(), Identity::from(record.supervisor)), (outer, me));
-        assert_eq!((record.keeper, record.clues(None).leaders), (None, vec![]), "nobody has started yet");
+        assert_eq!((record.keeper, record.clues(None).leaders), (None, vec![]), "nobody has come yet");
         assert_eq!(record.clues(None).spared, [me]);
+        incomplete.complete(Cast { keeper: me, leader: me, has_session: true }).unwrap();
+        let whole = bytes();
+        assert_eq!(read(&whole).leader.map(Identity::from), Some(me));
+        assert_eq!(read(&whole).session, Some(me.pid));
+        // However little of the second line is there.
+        for end in first.len()..whole.len() - 1 {
+            assert_eq!(read(&whole[..end]), record, "{end}");
+        }
         ledger.remove();
         assert!(!ledger.path().exists());
         ledger.remove();
@@ -372,9 +425,8 @@ mod tests {
         // Not ourselves: a test may lead the group that it is in.
         let leader = Identity::new(i32::MAX, 1);
         let ledger = CommandLedger::choose(&dirs, None).unwrap();
-        let mut record = ledger.write(me, StopPlan::default(), place_of("/bin/true", "/p")).unwrap();
-        record.complete(Cast { keeper: me, leader, has_session: false });
-        record.rewrite(ledger.path()).unwrap();
+        let incomplete = ledger.write(me, StopPlan::default(), place_of("/bin/true", "/p")).unwrap();
+        incomplete.complete(Cast { keeper: me, leader, has_session: false }).unwrap();
         let lariat = runtime.path().join("lariat");
         let name = |name: &str| lariat.join(name);
         let damaged = "00000000000000aa.json";
@@ -408,13 +460,14 @@ mod tests {
         let dirs = UserDirs { runtime: Some(runtime.path().to_owned()), ..UserDirs::default() };
         let me = Identity::current();
         let ledger = CommandLedger::choose(&dirs, None).unwrap();
-        let mut record = ledger.write(me, StopPlan::default(), place_of("true", "/")).unwrap();
+        let incomplete = ledger.write(me, StopPlan::default(), place_of("true", "/")).unwrap();
+        incomplete.complete(Cast { keeper: me, leader: me, has_session: true }).unwrap();
         let read = || parse(&fs::read(ledger.path()).unwrap(), &ledger.run);
-        record.complete(Cast { keeper: me, leader: me, has_session: true });
+        let Loaded::Record(mut record) = read() else { panic!("{:?}", read()) };
         record.left =
             vec![LeftRecord { pid: 7, start: 8, inode: None, comm: "stuck".into(), reason: String::new() }];
         record.rewrite(ledger.path()).unwrap();
-        assert_eq!(read(), Loaded::Record(Box::new(record.clone())));
+        assert_eq!(read(), Loaded::Record(record.clone()));
         assert_eq!(record.clues(None).left, [Identity::new(7, 8)]);
         assert!(record.clues(None).leaders[0].has_own_group);
         assert_eq!(record.clues(None).cgroup_bases.first(), Some(&PathBuf::from("/cgroups")));

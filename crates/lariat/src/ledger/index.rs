@@ -195,7 +195,7 @@ impl RunIndex {
             serde_json::to_string(entry).map_err(|cause| error("write", &path, io::Error::other(cause)))?;
         // Nobody reads it between the two: the run is only about to begin, or says the same of itself again.
         self.remove(&entry.run)?;
-        place_whole(&path, (text + "\n").as_bytes()).map_err(|cause| error("write", &path, cause))
+        place_whole(&path, (text + "\n").as_bytes()).map(drop).map_err(|cause| error("write", &path, cause))
     }
 
     /// Takes a run off the list. One that is not there is no error.
