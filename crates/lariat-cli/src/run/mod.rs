@@ -1,14 +1,16 @@
 //! `lariat run`: one command; when it or lariat ends, everything it started is gone.
 //!
 //! It sits in front of every command of somebody's day, so it is single-threaded and synchronous, forks its keeper
-//! without exec, and does nothing on the way to the command that is not needed for the promise. Decisions are in
-//! [`machine`], actions in [`driver`], the terminal and the caller's ties in [`ties`].
+//! without exec, and does nothing on the way to the command that is not needed for the promise. What comes before the
+//! command is in [`start`], decisions are in [`machine`], actions in [`driver`], the terminal and the caller's ties in
+//! [`ties`].
 //!
 //! On a terminal the command stays in lariat's own process group: pipelines, `&`, `fg`, Ctrl-Z, scripts and runners
 //! around it then behave as without lariat.
 
 mod driver;
 mod machine;
+mod start;
 mod ties;
 
 use std::ffi::{CString, OsString};
