@@ -133,7 +133,7 @@ struct Driver<'a> {
     began: Instant,
     leader: Option<Identity>,
     /// Reaped, unless a debugger still has it.
-    dead_keeper: Option<i32>,
+    dead_keeper: Option<Identity>,
     adoption: Option<Adoption<Bounded<Lineage>>>,
     /// The command's directory, which the keeper removes; ours to end and remove when that one is dead.
     group: Option<Cgroup>,
@@ -387,7 +387,7 @@ impl Driver<'_> {
             // HAZARD(joined-namespace): somebody else's child may hold its exit up, and does not hold us up.
             let _ = keeper.pidfd().wait_exit(Some(Instant::now() + Duration::from_secs(1)));
             keeper.reap();
-            self.dead_keeper = Some(keeper.identity().pid);
+            self.dead_keeper = Some(keeper.identity());
         }
     }
 
@@ -483,10 +483,14 @@ impl Driver<'_> {
         let mut children = Vec::new();
         // Without a list nobody counts as told, and the leader hears of the stop twice.
         let _ = tree::children(process::pid(), &mut children);
-        // HAZARD(traced-zombie): a dead keeper may still be among them, and is older than its orphans.
-        children.retain(|pid| !self.strangers.contains(pid) && self.dead_keeper != Some(*pid));
+        children.retain(|pid| !self.strangers.contains(pid));
         let orphans = children.into_iter().filter_map(|pid| procfs::read_stat(pid).ok().flatten());
-        first_born(orphans).map(|leader| leader.identity())
+        // What children from before have left may be older. HAZARD(traced-zombie): a dead keeper may still be among them.
+        let is_its = |stat: &procfs::Stat| {
+            let is_after = |keeper: Identity| stat.start >= keeper.start && stat.pid != keeper.pid;
+            self.dead_keeper.is_none_or(is_after)
+        };
+        first_born(orphans.filter(is_its)).map(|leader| leader.identity())
     }
 
     fn adopt(&mut self, grace: Duration) {

@@ -64,11 +64,32 @@ impl Gate {
 /// Runs `body`, which makes a child that goes through the gate, or none. `body` is told whether there is somebody to open.
 pub(super) fn attended<T>(gate: &Gate, body: impl FnOnce(bool) -> T) -> T {
     thread::scope(|scope| {
+        // The scope waits for the attendant, however `body` comes back.
+        let _dismissal = Dismissal(gate);
         let attendant = Builder::new().stack_size(STACK).spawn_scoped(scope, || gate.attend());
-        let done = body(attendant.is_ok());
-        if gate.0.load(Ordering::Acquire) == CLOSED {
-            gate.set(OPEN);
-        }
-        done
+        body(attendant.is_ok())
     })
+}
+
+/// Lets the attendant go that no child has come to.
+struct Dismissal<'a>(&'a Gate);
+
+impl Drop for Dismissal<'_> {
+    fn drop(&mut self) {
+        if self.0.0.load(Ordering::Acquire) == CLOSED {
+            self.0.set(OPEN);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_waits_for_a_child_that_never_comes() {
+        assert!(attended(&Gate::default(), |is_attended| is_attended));
+        let failed = std::panic::catch_unwind(|| attended(&Gate::default(), |_| panic!("no child")));
+        assert!(failed.is_err());
+    }
 }
