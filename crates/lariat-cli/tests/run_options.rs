@@ -1,5 +1,6 @@
 //! `lariat run`: `--grace`, `--signal`, `--lifeline`, `--die-with-parent`; runs inside runs; callers that signal.
 
+use std::io::Write as _;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -152,6 +153,53 @@ fn the_lifelines_end_ends_a_stopped_command() {
     drop(running.take_stdin());
     assert_eq!(running.wait().code(), Some(0));
     assert!(facts.has("clean-leader") && facts.has("clean-child"));
+    arena.finish();
+}
+
+/// Lariat itself was stopped, by a member or with its job: the kernel wakes it.
+#[test]
+fn the_lifelines_end_wakes_a_stopped_lariat() {
+    let arena = Arena::new();
+    let facts = arena.facts("f");
+    let mut running = lariat(&arena)
+        .args(["run", "--lifeline", "--", fixture::path(), "child", "--manner", "graceful"])
+        .facts(&facts)
+        .stdin(Stdio::piped())
+        .own_session()
+        .start();
+    facts.wait_for("ready");
+    running.signal(libc::SIGSTOP);
+    wait_until("the stop", PATIENCE, || (state(running.pid()) == 'T').then_some(()));
+    drop(running.take_stdin());
+    assert_eq!(running.wait().code(), Some(0));
+    assert!(facts.has("clean-leader") && facts.has("clean-child"));
+    arena.finish();
+}
+
+/// What is written to a lifeline wakes lariat, and nobody else.
+#[test]
+fn bytes_on_the_lifeline_continue_no_stopped_command() {
+    let arena = Arena::new();
+    let facts = arena.facts("f");
+    let mut running = lariat(&arena)
+        .args(["run", "--lifeline", "--", fixture::path(), "child", "--manner", "graceful"])
+        .facts(&facts)
+        .stdin(Stdio::piped())
+        .own_session()
+        .start();
+    facts.wait_for("ready");
+    let leader = census::Seen::of(facts.pid("leader")).expect("it is alive");
+    leader.signal(libc::SIGSTOP);
+    wait_until("the stop", PATIENCE, || (state(leader.pid) == 'T').then_some(()));
+    let mut lifeline = running.take_stdin().expect("it is piped");
+    lifeline.write_all(b"x").expect("somebody reads");
+    let is_continued = || (state(leader.pid) != 'T').then_some(());
+    assert_eq!(wait_at_most(Duration::from_millis(300), is_continued), None, "the command was continued");
+    // The control: what a person sends does continue it.
+    running.signal(libc::SIGCONT);
+    wait_until("the command to go on", PATIENCE, is_continued);
+    drop(lifeline);
+    assert_eq!(running.wait().code(), Some(0));
     arena.finish();
 }
 

@@ -13,7 +13,11 @@ use rustix::fs::{CWD, FlockOperation, MemfdFlags, Mode, OFlags};
 use rustix::io::ReadWriteFlags;
 use rustix::pipe::{PipeFlags, SpliceFlags};
 
+use crate::signal::Signal;
 use crate::{Errno, Result, call, procfs};
+
+/// `F_SETSIG` of `asm-generic/fcntl.h`, which the C library's bindings do not have for every machine.
+const F_SETSIG: i32 = 10;
 
 /// The size that is tried when a pipe may not have the size asked for.
 const PIPE_FALLBACK: usize = 256 << 10;
@@ -65,6 +69,23 @@ pub fn set_nonblocking(file: impl AsFd, is_nonblocking: bool) -> Result<()> {
     let flags = rustix::fs::fcntl_getfl(&file)?;
     let wanted = if is_nonblocking { flags | OFlags::NONBLOCK } else { flags - OFlags::NONBLOCK };
     if wanted == flags { Ok(()) } else { rustix::fs::fcntl_setfl(&file, wanted) }
+}
+
+/// Lets the kernel send us a signal whenever this pipe, socket or terminal has something to read, its end included
+/// (`F_SETSIG` in fcntl(2)). All who share the open file description share this: the last one who asks is the one who hears,
+/// and when that one is dead nobody does.
+///
+/// # Errors
+/// What fcntl(2) gives. None where a file has no such signal: a regular one never sends it.
+pub fn signal_when_readable(file: impl AsFd, signal: Signal) -> Result<()> {
+    let fd = file.as_fd().as_raw_fd();
+    // SAFETY: both commands take a number; the descriptor is open for as long as `file` is borrowed.
+    call::check(unsafe { libc::fcntl(fd, libc::F_SETOWN, crate::process::pid()) })?;
+    // SAFETY: as above.
+    call::check(unsafe { libc::fcntl(fd, F_SETSIG, signal.number()) })?;
+    // Flags that only the kernel sends signals by are not among those that rustix names.
+    let flags = rustix::fs::fcntl_getfl(&file)? | OFlags::from_bits_retain(libc::O_ASYNC as u32);
+    rustix::fs::fcntl_setfl(&file, flags)
 }
 
 /// Makes descriptor number `slot` (0, 1 or 2) another one for the same description as `file`, not close-on-exec.

@@ -258,6 +258,14 @@ pub struct Received {
     pub status: i32,
 }
 
+impl Received {
+    /// Says whether a process sent it, and not the kernel by itself.
+    #[must_use]
+    pub fn is_from_process(&self) -> bool {
+        self.code <= 0
+    }
+}
+
 /// A queue of signals (`signalfd(2)`), non-blocking and close-on-exec.
 ///
 /// It receives only what the reading process blocks: [`block`] the same set, in every thread. Signals that come several

@@ -401,7 +401,10 @@ impl Driver<'_> {
                 // Delivered to the whole foreground group, or meant for a job: the command's own stop is followed.
                 signal if STOPS.contains(&signal) && received.is_typed => continue,
                 Signal::CONT => {
-                    self.wake_leader();
+                    // From one of the ties it is meant for us alone.
+                    if received.is_from_process() {
+                        self.wake_leader();
+                    }
                     continue;
                 }
                 Signal::WINCH if received.is_typed => continue,

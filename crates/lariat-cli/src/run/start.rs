@@ -30,11 +30,13 @@ pub(super) fn tied(options: &RunOptions) -> Result<Ties, RunError> {
     let own = |step| move |errno: Errno| RunError::Own { step, errno: errno.raw_os_error() };
     let mut ties = Ties { terminal: files::open_tty().ok(), ..Ties::default() };
     if options.has_lifeline {
-        ties.lifeline = Some(take_stdin().map_err(own("take standard input as the lifeline"))?);
+        let lifeline = take_stdin().map_err(own("take standard input as the lifeline"))?;
+        // HAZARD(keeper-stopped): so may we be, and then its end would have to wait.
+        let _ = files::signal_when_readable(&lifeline, Signal::CONT);
+        ties.lifeline = Some(lifeline);
     }
     if options.dies_with_parent {
-        // HAZARD(keeper-stopped): so may we be, and then the caller's death would have to wait. It does no harm that the
-        // kernel says so of the thread that called us, too.
+        // The same of the caller's death. It does no harm that the kernel says so of the thread that called us, too.
         process::set_parent_death(Signal::CONT).map_err(own("hear of the caller's death"))?;
         if !ties.hold_caller().map_err(own("watch the caller"))? {
             return Err(own("watch the caller, which is gone")(Errno::SRCH));
