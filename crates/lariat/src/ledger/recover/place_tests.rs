@@ -41,6 +41,12 @@ fn parents_of_unmarked() -> Vec<Row> {
         ("of one that cannot be seen", vec![Process { ppid: 310, ..unmarked(300) }], vec![], vec![]),
         ("who got a leader got all", with_leader(true), vec![(100, Why::Recorded)], found()),
         ("a dead one as well", with_leader(false), vec![], found()),
+        (
+            "but nobody who cannot be seen",
+            vec![Process { ppid: 0, ..leader() }, Process { ppid: 0, ..unmarked(300) }],
+            vec![(100, Why::Recorded)],
+            vec![],
+        ),
     ]
 }
 
@@ -48,6 +54,7 @@ fn companions_of_unmarked() -> Vec<Row> {
     let found = || vec![(300, Why::Unmarked(Trace::WorkingDirectory))];
     let in_session_of = |leader: Process| vec![Process { session: 310, ..unmarked(300) }, leader];
     let zombie = |process| Process { is_alive: false, ..process };
+    let keeper = || Process { is_keeper: true, ..descendant(301, 300) };
     let pane = || Process { ppid: 301, has_terminal: true, ..process(302) };
     let init = || Process { identity: Identity::new(1, 1), ppid: 0, session: 299, ..process(1) };
     let clued = |start| Process { identity: Identity::new(90, start), ..process(90) };
@@ -74,6 +81,7 @@ fn companions_of_unmarked() -> Vec<Row> {
             vec![],
             vec![],
         ),
+        ("a keeper hangs on it", vec![unmarked(300), keeper()], vec![], vec![]),
         ("somebody of the run's lariat lives", vec![unmarked(300), clued(40)], vec![], vec![]),
         ("somebody has the number of one", vec![unmarked(300), clued(41)], vec![], found()),
         ("one is a zombie", vec![unmarked(300), zombie(clued(40))], vec![], found()),

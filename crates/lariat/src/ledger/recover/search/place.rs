@@ -57,7 +57,7 @@ impl Search<'_> {
             && self.is_orphan(process)
             && self.is_adopted(process)
             && !is_in_a_living_session
-            && !self.is_above_terminals(process)
+            && !self.is_above_others(process)
     }
 
     /// Somebody of lariat's own is left of the run, and takes in its orphans: none of them is anywhere else.
@@ -75,13 +75,14 @@ impl Search<'_> {
         self.reapers.contains(&process.ppid) && !is_in_its_session && !process.is_unit
     }
 
-    /// A person works below it: a terminal multiplexer, or a server that was started from afar.
-    fn is_above_terminals(&self, process: &Process) -> bool {
+    /// A person works below it (a terminal multiplexer, or a server that was started from afar), or a keeper: of a run that
+    /// no list knows, whose supervisor it is.
+    fn is_above_others(&self, process: &Process) -> bool {
         let mut seen = BTreeSet::new();
         let mut to_visit = vec![process.identity.pid];
         while let Some(parent) = to_visit.pop() {
             for child in self.children.get(&parent).into_iter().flatten() {
-                if child.has_terminal {
+                if child.has_terminal || child.is_keeper {
                     return true;
                 }
                 to_visit.extend(seen.insert(child.identity.pid).then_some(child.identity.pid));
@@ -97,10 +98,7 @@ impl Search<'_> {
 /// what hangs on it.
 pub(super) fn reapers(clues: &Clues, snapshot: &Snapshot) -> BTreeSet<i32> {
     let is_user_manager = |process: &Process| {
-        process.is_alive
-            && process.ppid == 1
-            && process.uid == Some(snapshot.user)
-            && process.comm == USER_MANAGER
+        process.ppid == 1 && process.uid == Some(snapshot.user) && process.comm == USER_MANAGER
     };
     let mut reapers = BTreeSet::from([1]);
     for process in &snapshot.processes {
