@@ -10,7 +10,7 @@ use clap::Args;
 /// started in it. A run that is alive is never touched. Each process is shown with the reason why it is thought to be
 /// the run's, and ended after a yes: asked at the terminal, or `--yes`.
 ///
-/// What only may be a run's is shown as "possibly yours": daemons without an environment that work in the project, who
+/// What only may be a run's is shown as "possibly yours": daemons that work in the project and hang on nobody, who
 /// listens on a port of the run, development servers of the project (`npm run dev`, `vite`, `nodemon` and so on; lariat.toml
 /// can name more). Those are ended only after a yes of their own, or with `--possible`.
 ///

@@ -5,7 +5,7 @@
 //! the run's mark under our user;
 //! what can still write to a service's output; what descends from a certain process; and every member of a session or
 //! group that our leader led, if a certain process is in it. *Possible* is a member of such a session or group by its
-//! number alone, a listener on a port of the run, an orphan without environment whose place is the project's, and
+//! number alone, a listener on a port of the run, an orphan without the mark whose place is the project's, and
 //! ([`by_pattern`]) a development server of the project. After a reboot, or from another pid namespace, the numbers name
 //! others, and nothing is found. What belongs to another run that is alive is never found ([`Living`]).
 //!
@@ -218,6 +218,8 @@ pub enum Why {
     Port(u16),
     /// It is an orphan without environment and terminal, and this of it is in the project.
     Place(Trace),
+    /// It has the environment of a login without any run's mark; else as [`Why::Place`].
+    Unmarked(Trace),
     /// Its command is one of those that development leaves behind, and it works in the project.
     Pattern,
 }
@@ -308,6 +310,8 @@ pub fn survey_in(clues: &Clues, snapshot: &mut Snapshot) -> Findings {
     findings
 }
 
+#[cfg(test)]
+mod place_tests;
 #[cfg(test)]
 mod real_tests;
 #[cfg(test)]

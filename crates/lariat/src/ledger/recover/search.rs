@@ -8,7 +8,9 @@ use std::time::Duration;
 use lariat_sys::identity::Identity;
 
 use super::patterns::CommandPattern;
-use super::{Clues, Findings, Found, LeaderClue, Process, Reach, Snapshot, Trace, Why};
+use super::{Clues, Findings, Found, LeaderClue, Process, Reach, Snapshot, Why};
+
+mod place;
 
 /// Finds what is left of a run in a snapshot. Pure.
 #[must_use]
@@ -91,8 +93,9 @@ struct Search<'a> {
     clues: &'a Clues,
     snapshot: &'a Snapshot,
     children: BTreeMap<i32, Vec<&'a Process>>,
-    holders: BTreeMap<i32, Identity>,
+    holders: BTreeMap<i32, &'a Process>,
     led: Vec<Led<'a>>,
+    reapers: BTreeSet<i32>,
     /// By pid: why it is the run's, and of which service.
     ours: BTreeMap<i32, (Why, Option<String>)>,
 }
@@ -103,20 +106,21 @@ impl<'a> Search<'a> {
         let mut holders = BTreeMap::new();
         for process in &snapshot.processes {
             children.entry(process.ppid).or_default().push(process);
-            holders.insert(process.identity.pid, process.identity);
+            holders.insert(process.identity.pid, process);
         }
         let mut led = Vec::new();
         for clue in &clues.leaders {
             let number = clue.leader.pid;
             // HAZARD(pid-reuse): a process that has the number now and is not our leader got it after our session and
             // group were empty. Whoever has that session or group is a stranger.
-            let is_reused = holders.get(&number).is_some_and(|holder| !clue.leader.is_same(holder));
+            let is_reused = holders.get(&number).is_some_and(|holder| !clue.leader.is_same(&holder.identity));
             if !is_reused && number > 1 {
                 led.extend(clue.has_own_session.then_some(Led { number, is_session: true, clue }));
                 led.extend(clue.has_own_group.then_some(Led { number, is_session: false, clue }));
             }
         }
-        Self { clues, snapshot, children, holders, led, ours: BTreeMap::new() }
+        let reapers = place::reapers(clues, snapshot);
+        Self { clues, snapshot, children, holders, led, reapers, ours: BTreeMap::new() }
     }
 
     fn is_spared(&self, process: &Process) -> bool {
@@ -283,41 +287,6 @@ impl<'a> Search<'a> {
         let traces = process.traces.as_ref().filter(|_| self.is_born_since(process))?;
         let (service, port) = self.clues.ports.iter().find(|(_, port)| traces.ports.contains(port))?;
         Some((Why::Port(*port), Some(service.clone())))
-    }
-
-    /// A daemon that says nothing of itself: nobody's child, in nobody's session, without terminal and environment. What
-    /// a person started (an editor, a shell, a server in another terminal) has at least the environment of its login.
-    fn by_place(&self, process: &Process) -> Option<(Why, Option<String>)> {
-        let place = self.clues.place.as_deref()?;
-        let is_bare = !process.has_home && !process.has_terminal && process.mark.is_none();
-        if !is_bare || !self.is_born_since(process) || !self.is_orphan(process) {
-            return None;
-        }
-        let traces = process.traces.as_ref()?;
-        let is_inside = |path: &std::path::PathBuf| path.starts_with(place);
-        let trace = if traces.cwd.iter().any(is_inside) {
-            Trace::WorkingDirectory
-        } else if traces.program.iter().any(is_inside) {
-            Trace::Program
-        } else if traces.files.iter().any(is_inside) {
-            Trace::File
-        } else {
-            return None;
-        };
-        Some((Why::Place(trace), None))
-    }
-
-    /// Its parent was there before the run began, so it is not the one that started it, or did so without the run; and
-    /// so with the leader of its session.
-    fn is_orphan(&self, process: &Process) -> bool {
-        let Some(began) = self.clues.began else { return false };
-        let start_of = |pid: i32| self.holders.get(&pid).map(|holder| holder.start);
-        // Within one tick the order is unknown. Whoever reaps here may be as young as the run that it has just started.
-        let has_younger_parent =
-            process.ppid > 1 && start_of(process.ppid).is_some_and(|start| start > began);
-        let is_in_older_session = process.session != process.identity.pid
-            && start_of(process.session).is_some_and(|start| start < began);
-        !has_younger_parent && !is_in_older_session
     }
 
     fn certain(mut self) -> Vec<Found> {

@@ -40,6 +40,8 @@ pub struct Process {
     pub has_terminal: bool,
     /// Its environment says where home is, as that of everything does which was started from a login.
     pub has_home: bool,
+    /// Its environment says that a service manager started it: systemd names its unit's process by number.
+    pub is_unit: bool,
     /// The mark in its environment, if it has one that could be read.
     pub mark: Option<Mark>,
     /// Where it works, if it has a mark: read at once, for it may be gone when that is asked for.
@@ -72,6 +74,7 @@ impl Process {
             is_keeper: is_alive && is_keeper(&stat),
             has_terminal: stat.tty_nr != 0,
             has_home: has_home(&environment),
+            is_unit: is_unit(&environment, pid),
             mark,
             dir,
             comm: stat.comm.to_string(),
@@ -141,6 +144,8 @@ pub struct Snapshot {
     pub pid_namespace: Option<u64>,
     /// The user that we are.
     pub user: u32,
+    /// Where that user is at home, without links.
+    pub home: Option<PathBuf>,
     /// Ourselves, pid 1 and our ancestors: never found, whatever they look like.
     pub spared: BTreeSet<i32>,
     /// Runs that are alive.
@@ -168,6 +173,7 @@ impl Snapshot {
             boot,
             pid_namespace,
             user,
+            home: std::env::var_os("HOME").and_then(|home| Path::new(&home).canonicalize().ok()),
             spared,
             living: living.clone(),
             processes,
@@ -253,6 +259,12 @@ fn undeleted(path: PathBuf) -> PathBuf {
 
 fn has_home(environment: &[u8]) -> bool {
     environment.split(|byte| *byte == 0).any(|entry| entry.starts_with(b"HOME="))
+}
+
+/// Children inherit the variable, but not the number.
+fn is_unit(environment: &[u8], pid: i32) -> bool {
+    let entry = format!("SYSTEMD_EXEC_PID={pid}");
+    environment.split(|byte| *byte == 0).any(|found| found == entry.as_bytes())
 }
 
 /// Returns the listening sockets on the ports that the run claimed.

@@ -25,6 +25,10 @@ impl fmt::Display for Why {
                 f,
                 "{trace} is in the project, and it is an orphan without environment, born since the run began"
             ),
+            Self::Unmarked(trace) => write!(
+                f,
+                "{trace} is in the project, and it is an orphan without terminal and mark, born since the run began"
+            ),
             Self::Pattern => {
                 f.write_str("its command is a development server's, and it works in the project")
             }
