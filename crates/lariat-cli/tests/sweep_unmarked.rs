@@ -1,7 +1,8 @@
 //! A daemon that took nothing but the run's mark out of its environment, after every lariat process was killed at once
 //! under descent alone: it is offered, and whatever hangs on somebody who lives is not.
 //!
-//! The tests' own process takes in no orphans here: they go to init, as everywhere else.
+//! The tests' own process takes in no orphans here, and so they go to init. Where somebody stands in between of whom that is
+//! not known, nobody is offered, and that is what these tests see then.
 
 mod crash;
 
@@ -27,10 +28,20 @@ struct Scene {
 }
 
 impl Scene {
-    fn new(is_stack: bool) -> Self {
+    /// Returns the scene, unless orphans go to somebody who is not known to take them in.
+    fn new(is_stack: bool) -> Option<Self> {
+        let scene = Self::with(is_stack, false);
+        if scene.daemon.parent == 1 {
+            return Some(scene);
+        }
+        scene.end_unoffered();
+        None
+    }
+
+    fn with(is_stack: bool, is_subreaper: bool) -> Self {
         let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
         let arena = Arena::with(Containment::Lineage);
-        set_subreaper(false);
+        set_subreaper(is_subreaper);
         let older = arena.command("/bin/sh").stdin(std::process::Stdio::piped()).own_session().start();
         let facts = arena.facts("f");
         let line = fixture::line("alone", &facts, "--manner graceful --ms 10");
@@ -55,7 +66,21 @@ impl Scene {
         let environment = std::fs::read(format!("/proc/{}/environ", daemon.pid)).expect("it lives on");
         let has = |name: &[u8]| environment.split(|byte| *byte == 0).any(|entry| entry.starts_with(name));
         assert!(has(b"HOME=") && !has(b"LARIAT_RUN="), "the negative control");
+        let daemon = Seen::of(daemon.pid).expect("it lives on");
         Self { arena, stack, older, stdin: None, daemon, _alone: alone }
+    }
+
+    fn end_unoffered(self) {
+        assert_eq!(self.offered(), Vec::<i64>::new(), "nobody knows the parent: {:?}", self.daemon);
+        self.daemon.kill();
+        self.end();
+    }
+
+    fn end(self) {
+        self.older.signal(libc::SIGKILL);
+        self.older.wait();
+        self.arena.wait_until_empty(PATIENCE);
+        self.arena.finish();
     }
 
     fn sweep(&self, args: &[&str]) -> Command {
@@ -108,7 +133,7 @@ fn seen(arena: &Arena, time: u32) -> Seen {
 }
 
 fn check_consent(is_stack: bool) {
-    let scene = Scene::new(is_stack);
+    let Some(scene) = Scene::new(is_stack) else { return };
     let daemon = scene.daemon.pid;
     let dry = scene.sweep(&["--dry-run"]).own_session().run().expect(0);
     let is_named = |line: &str| line.contains(&daemon.to_string()) && line.contains("orphan");
@@ -127,9 +152,7 @@ fn check_consent(is_stack: bool) {
     assert_eq!(pty.wait_end(&sweep).code(), Some(0), "{}", pty.text());
     assert!(!scene.daemon.is_alive_now(), "{}", pty.text());
     assert!(scene.offered().is_empty());
-    scene.older.signal(libc::SIGKILL);
-    scene.older.wait();
-    scene.arena.finish();
+    scene.end();
 }
 
 #[test]
@@ -145,24 +168,21 @@ fn a_daemon_of_a_command_is_offered_and_ended_after_a_yes() {
 #[test]
 fn what_an_older_shell_started_in_the_project_is_offered_to_nobody_while_the_shell_lives() {
     for is_stack in [true, false] {
-        let mut scene = Scene::new(is_stack);
+        let Some(mut scene) = Scene::new(is_stack) else { return };
         let beside = scene.start_beside(602);
         assert_eq!((beside.parent, scene.older.is_alive()), (scene.older.pid(), true));
         assert_eq!(scene.offered(), [i64::from(scene.daemon.pid)]);
         scene.sweep(&["--yes", "--possible", "--force"]).own_session().run().expect(0);
         assert!(!scene.daemon.is_alive_now() && beside.is_alive_now());
-        scene.older.signal(libc::SIGKILL);
-        scene.older.wait();
         beside.kill();
-        scene.arena.wait_until_empty(PATIENCE);
-        scene.arena.finish();
+        scene.end();
     }
 }
 
 /// The other side of that: nothing but the shell tells the two apart.
 #[test]
 fn once_the_shell_is_gone_nobody_can_tell_whose_it_was() {
-    let mut scene = Scene::new(true);
+    let Some(mut scene) = Scene::new(true) else { return };
     let beside = scene.start_beside(603);
     scene.older.signal(libc::SIGKILL);
     scene.older.wait();
@@ -170,4 +190,10 @@ fn once_the_shell_is_gone_nobody_can_tell_whose_it_was() {
     scene.sweep(&["--yes", "--possible", "--force"]).own_session().run().expect(0);
     assert!(!scene.daemon.is_alive_now() && !beside.is_alive_now());
     scene.arena.finish();
+}
+
+/// The kernel does not say who takes in orphans, and anybody else's child may be the work of a person.
+#[test]
+fn where_nobody_knows_who_takes_in_orphans_nobody_is_offered() {
+    Scene::with(true, true).end_unoffered();
 }
