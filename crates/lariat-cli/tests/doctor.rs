@@ -123,6 +123,11 @@ fn words_that_a_keeper_has_not_said_leave_nobody() {
     assert_eq!((code, &report["findings"]), (Some(0), &0.into()), "{said}");
     let (judged, skipped) = (report["judged"].as_u64(), report["skipped"].as_u64());
     assert!(judged == Some(3) || skipped == Some(3), "descriptors may be taken, or not: {said}");
+    if arena.has_pid_namespaces() {
+        let arguments = ["speaks-for-keeper", "--ending", "exits", "--containment", "namespace"];
+        let (code, report, said) = drill(&arena, &arguments);
+        assert_eq!((code, &report["findings"]), (Some(0), &0.into()), "{said}");
+    }
     arena.finish();
 }
 
