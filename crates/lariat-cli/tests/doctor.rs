@@ -135,7 +135,7 @@ fn words_that_a_keeper_has_not_said_leave_nobody() {
 #[test]
 fn a_run_whose_records_were_removed_is_ended_all_the_same() {
     let arena = Arena::new();
-    let endings = ["--ending", "killed", "--ending", "all-killed", "--ending", "up-term"];
+    let endings = ["--ending", "killed", "--ending", "all-killed", "--ending", "up-all-killed"];
     let containment = ["--containment", "lineage"];
     let (code, report, said) = drill(&arena, &[&["removes-ledger"], &endings[..], &containment].concat());
     assert_eq!((code, &report["findings"], &report["judged"]), (Some(0), &0.into(), &3.into()), "{said}");
