@@ -178,6 +178,7 @@ pub const TREES: &[Tree] = &[
         .stacks(),
     tree("stops-keeper", "a member that stops its keeper once", member::stops_keeper)
         .attacks(Attack::Hampers)
+        .quick()
         .stacks(),
     tree("limits-lariat", "a member that forbids lariat files and forks", member::limits_lariat)
         .attacks(Attack::Stops)
