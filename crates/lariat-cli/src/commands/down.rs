@@ -29,17 +29,11 @@ const EXIT_WITHIN: Duration = Duration::from_secs(2);
 pub(crate) fn run(args: &DownArgs, output: &mut Output) -> Result<ExitCode, Failure> {
     let root = live::project_root()?;
     let mut signals = None;
-    let mut has_waited = false;
     loop {
         let report = match past::look(&root, Access::Open)? {
             Past::Absent => return Err(live::no_run(&root)),
             Past::Nothing { notes, .. } => {
                 notes.iter().for_each(|note| output.note(&format!("note: {}", harmless(note))));
-                if has_waited {
-                    // HAZARD(removed-ledger): there is nothing that a report could be made of.
-                    output.note("they have ended everything; what they did is not known, its ledger is gone");
-                    return Ok(ExitCode::Done);
-                }
                 return Err(live::no_run(&root));
             }
             Past::Live(run) => match stop(&run, args, output)? {
@@ -51,13 +45,11 @@ pub(crate) fn run(args: &DownArgs, output: &mut Output) -> Result<ExitCode, Fail
                 finishing.kill_keepers();
                 let signals = taken(&mut signals)?;
                 past::wait(&finishing, Duration::ZERO, signals, output)?;
-                has_waited = true;
                 continue;
             }
             Past::Finishing(finishing) => {
                 let signals = taken(&mut signals)?;
                 past::wait(&finishing, finishing.grace().unwrap_or(GRACE_UNKNOWN), signals, output)?;
-                has_waited = true;
                 continue;
             }
             Past::Crashed(crashed) => {
