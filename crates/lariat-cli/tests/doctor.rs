@@ -102,6 +102,46 @@ fn a_member_that_has_taken_the_lock_is_not_waited_for() {
     arena.finish();
 }
 
+/// One STOP to a keeper at work: when its leader leaves, and while it ends what is left.
+#[test]
+fn a_keeper_that_is_stopped_once_does_its_work() {
+    let arena = Arena::new();
+    let endings = ["--ending", "exits", "--ending", "term", "--ending", "up-exits"];
+    let containment = ["--containment", "lineage"];
+    let (code, report, said) = drill(&arena, &[&["stops-keeper"], &endings[..], &containment].concat());
+    assert_eq!((code, &report["findings"], &report["judged"]), (Some(0), &0.into(), &3.into()), "{said}");
+    arena.finish();
+}
+
+/// Whoever says a keeper's last word in its place makes lariat leave nobody behind.
+#[test]
+fn words_that_a_keeper_has_not_said_leave_nobody() {
+    let arena = Arena::new();
+    let endings = ["--ending", "exits", "--ending", "term", "--ending", "up-exits"];
+    let containment = ["--containment", "lineage"];
+    let (code, report, said) = drill(&arena, &[&["speaks-for-keeper"], &endings[..], &containment].concat());
+    assert_eq!((code, &report["findings"]), (Some(0), &0.into()), "{said}");
+    let (judged, skipped) = (report["judged"].as_u64(), report["skipped"].as_u64());
+    assert!(judged == Some(3) || skipped == Some(3), "descriptors may be taken, or not: {said}");
+    if arena.has_pid_namespaces() {
+        let arguments = ["speaks-for-keeper", "--ending", "exits", "--containment", "namespace"];
+        let (code, report, said) = drill(&arena, &arguments);
+        assert_eq!((code, &report["findings"]), (Some(0), &0.into()), "{said}");
+    }
+    arena.finish();
+}
+
+/// What lariat remembers a run by is gone when it would be needed: everybody is found all the same.
+#[test]
+fn a_run_whose_records_were_removed_is_ended_all_the_same() {
+    let arena = Arena::new();
+    let endings = ["--ending", "killed", "--ending", "all-killed", "--ending", "up-all-killed"];
+    let containment = ["--containment", "lineage"];
+    let (code, report, said) = drill(&arena, &[&["removes-ledger"], &endings[..], &containment].concat());
+    assert_eq!((code, &report["findings"], &report["judged"]), (Some(0), &0.into(), &3.into()), "{said}");
+    arena.finish();
+}
+
 /// What a drill sees of a program that starts commands and cares for nothing.
 #[test]
 fn a_leak_is_noticed() {

@@ -286,3 +286,62 @@ fn a_run_whose_lock_was_removed_is_not_swept() {
     assert_told_once(&facts);
     arena.finish();
 }
+
+/// A stack whose state directory is removed. Kills its supervisor, and its keepers as well if all are to die.
+fn lose_its_ledger(arena: &Arena, facts: &Facts, args: &str, is_all: bool) -> Stack {
+    let line = fixture::line("daemon", facts, args);
+    let toml = format!("[service.server]\nrun = '{line}'\nstop = {{ grace = '1s' }}\n");
+    let stack = Stack::new(arena, LARIAT, "project", &toml);
+    let up = stack.up(arena);
+    facts.wait_for("ready");
+    if is_all {
+        let keepers = stack.keepers(arena);
+        keepers.iter().for_each(|keeper| keeper.signal(libc::SIGSTOP));
+        up.signal(libc::SIGSTOP);
+        keepers.iter().for_each(|keeper| keeper.signal(libc::SIGKILL));
+    }
+    up.signal(libc::SIGKILL);
+    drop(up.wait());
+    std::fs::remove_dir_all(stack.dir().join(".lariat")).expect("nobody writes there any more");
+    stack
+}
+
+/// HAZARD(removed-ledger): the run's entry in the list is what is left to know it by.
+#[test]
+fn what_a_run_left_whose_ledger_was_removed_is_found() {
+    for next in [&["down", "--yes"][..], &["up", "-d", "--yes"]] {
+        let arena = Arena::with(Containment::Lineage);
+        let facts = arena.facts("f");
+        let stack = lose_its_ledger(&arena, &facts, "--manner graceful --ms 5", true);
+        let daemon = facts.pid("daemon");
+        let ending = stack.run(&arena, next).expect(0);
+        let said = format!("{}{}", ending.out(), ending.err());
+        assert!(said.contains("the ledger of run") && said.contains("is gone"), "{next:?}: {said}");
+        assert!(arena.alive().iter().all(|alive| alive.pid != daemon), "{next:?}: {said}");
+        // Both heard of it once, the leader by the kernel; `up` has begun the same anew.
+        assert_eq!((facts.told("leader").len(), facts.told("daemon").len()), (1, 1), "{next:?}: {said}");
+        let last = if next[0] == "up" { 0 } else { 6 };
+        stack.run(&arena, &["down", "--yes"]).expect(last);
+        arena.wait_until_empty(PATIENCE);
+        arena.finish();
+    }
+}
+
+/// Keepers do not hold the lock that the next command makes.
+#[test]
+fn keepers_of_a_run_whose_ledger_was_removed_are_waited_for() {
+    // Once they are done there is no run any more, and nothing that a report could be made of.
+    for (next, code) in [(&["down", "--yes"][..], 6), (&["up", "-d", "--yes"], 0)] {
+        let arena = Arena::with(Containment::Lineage);
+        let facts = arena.facts("f");
+        let stack = lose_its_ledger(&arena, &facts, "--manner stubborn", false);
+        let daemon = facts.pid("daemon");
+        let ending = stack.run(&arena, next).expect(code);
+        let said = format!("{}{}", ending.out(), ending.err());
+        assert!(said.contains("keepers of a dead supervisor"), "{next:?}: {said}");
+        assert!(arena.alive().iter().all(|alive| alive.pid != daemon), "{next:?}: {said}");
+        stack.run(&arena, &["down", "--yes"]);
+        arena.wait_until_empty(PATIENCE);
+        arena.finish();
+    }
+}

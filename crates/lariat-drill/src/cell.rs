@@ -157,7 +157,7 @@ impl<'a> Judge<'a> {
         let dir = stage.cell(spec.number).map_err(failed("making the cell's directory"))?;
         let hall = Hall::open(&dir.join("judge")).map_err(failed("opening the judge's socket"))?;
         let marker = spec.marker(stage);
-        let env = stage.environment(&dir, &marker, spec.containment, cgroup);
+        let env = stage.environment(&dir, &marker, spec.containment, cgroup, subject);
         Ok(Self { spec, subject, marker, dir, env, hall, children, cast: None, terminal: None })
     }
 
@@ -382,7 +382,7 @@ impl<'a> Judge<'a> {
         let mut deadline = began + GONE_WITHIN;
         let mut looked_at = Instant::now();
         let mut is_slow = false;
-        let has_witness = self.spec.ending.has_witness() && self.spec.tree.attack == Attack::None;
+        let has_witness = self.spec.ending.has_witness() && self.spec.tree.attack.leaves_witness();
         loop {
             let still = looked_at.elapsed();
             looked_at = Instant::now();

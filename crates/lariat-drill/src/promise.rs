@@ -138,7 +138,9 @@ pub fn promise_for(containment: Containment, ending: Ending, tree: &Tree) -> Pro
         (Attack::Holds, _) if is_supervisor_dead(ending) => {
             Promise { survivors: Survivors::UntilSweep, grace: Grace::LeaderFirst }
         }
-        (Attack::Keeper | Attack::Holds | Attack::Supervisor | Attack::Stops, _) => promised,
+        (Attack::Keeper | Attack::Holds | Attack::Supervisor | Attack::Stops | Attack::Hampers, _) => {
+            promised
+        }
     }
 }
 
@@ -196,7 +198,9 @@ mod tests {
 
     #[test]
     fn only_trees_that_attack_lariat_may_leave_more() {
-        for tree in TREES.iter().filter(|tree| matches!(tree.attack, Attack::None | Attack::Stops)) {
+        for tree in
+            TREES.iter().filter(|tree| matches!(tree.attack, Attack::None | Attack::Stops | Attack::Hampers))
+        {
             for fact in ENDINGS {
                 let containment = Containment::Lineage;
                 let (of_tree, of_all) =

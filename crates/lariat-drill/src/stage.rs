@@ -13,6 +13,11 @@ use crate::promise::Containment;
 /// The variable that names a copy of the executable on the drill's file system.
 pub(crate) const COPY_VARIABLE: &str = "LARIAT_DRILL_COPY";
 
+/// The variable that holds the words of [`Subject::last_words`] for members.
+pub(crate) const WORDS_VARIABLE: &str = "LARIAT_DRILL_WORDS";
+/// What the name of a drill's directory begins with.
+pub(crate) const PREFIX: &str = "lariat-drill-";
+
 /// What plays lariat's part.
 #[derive(Clone, Debug)]
 pub struct Subject {
@@ -22,6 +27,24 @@ pub struct Subject {
     pub members: PathBuf,
     /// Whether the program has a verb `sweep`.
     pub has_sweep: bool,
+    /// What its keepers say at their end, as they say it, for members that say it in their place. The drill knows no
+    /// meaning of them.
+    pub last_words: Vec<Vec<u8>>,
+}
+
+impl Subject {
+    /// Returns the last words as text, for the environment.
+    pub(crate) fn words(&self) -> String {
+        let hexadecimal = |word: &Vec<u8>| word.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+        self.last_words.iter().map(hexadecimal).collect::<Vec<_>>().join(",")
+    }
+}
+
+/// Reads what [`Subject::words`] has written; what is no word is left out.
+pub(crate) fn words_of(text: &str) -> Vec<Vec<u8>> {
+    let byte = |two: &[u8]| u8::from_str_radix(std::str::from_utf8(two).ok()?, 16).ok();
+    let word = |digits: &str| digits.as_bytes().chunks(2).map(byte).collect::<Option<Vec<u8>>>();
+    text.split(',').filter(|digits| !digits.is_empty()).filter_map(word).collect()
 }
 
 /// The directories of a drill. They are removed when it is dropped, by the process that made them.
@@ -43,7 +66,7 @@ impl Stage {
         let mut random = [0; 6];
         lariat_sys::process::fill_random(&mut random)?;
         let token: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
-        let dir = std::env::temp_dir().join(format!("lariat-drill-{token}"));
+        let dir = std::env::temp_dir().join(format!("{PREFIX}{token}"));
         // Members that became another user have to find the judge's socket: they may enter, and not look around.
         std::fs::DirBuilder::new().mode(0o711).create(&dir)?;
         let ground = base.and_then(|base| Ground::create(base, &token).ok());
@@ -102,6 +125,7 @@ impl Stage {
         marker: &str,
         containment: Containment,
         cgroup: Option<PathBuf>,
+        subject: &Subject,
     ) -> Vec<CString> {
         let path = std::env::var_os("PATH").unwrap_or_else(|| "/usr/local/bin:/usr/bin:/bin".into());
         let pairs: Vec<(&str, OsString)> = vec![
@@ -114,6 +138,7 @@ impl Stage {
             ("TERM", "dumb".into()),
             (MARKER, marker.into()),
             (COPY_VARIABLE, self.copy().into()),
+            (WORDS_VARIABLE, subject.words().into()),
         ];
         let chosen = containment.variable().map(|(name, value)| (name, OsString::from(value)));
         let cgroup = cgroup.map(|place| (CELL_VARIABLE, place.into_os_string()));
@@ -139,5 +164,24 @@ impl Drop for Stage {
         if lariat_sys::process::pid() == self.owner {
             self.strike();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_come_through_the_environment() {
+        let subject = |last_words: Vec<Vec<u8>>| Subject {
+            program: PathBuf::new(),
+            members: PathBuf::new(),
+            has_sweep: true,
+            last_words,
+        };
+        for words in [vec![], vec![vec![0, 255, 16]], vec![vec![11, 1], vec![1, 0, 0]]] {
+            assert_eq!(words_of(&subject(words.clone()).words()), words);
+        }
+        assert_eq!(words_of("0g,zz,0102"), [[1, 2]]);
     }
 }

@@ -9,6 +9,8 @@ pub enum Attack {
     None,
     /// A member stops keeper and supervisor, or hampers them.
     Stops,
+    /// A member hampers the keeper, or says or removes what lariat goes by; the supervisor goes on.
+    Hampers,
     /// A member kills the keeper.
     Keeper,
     /// A member holds the keeper as a debugger does, as long as it lives itself.
@@ -17,6 +19,13 @@ pub enum Attack {
     Supervisor,
     /// A member kills both in one go: as if every process of lariat had been killed.
     All,
+}
+
+impl Attack {
+    /// Says whether lariat lives on, so that nothing may be alive once it has exited.
+    pub(crate) fn leaves_witness(self) -> bool {
+        matches!(self, Self::None | Self::Hampers)
+    }
 }
 
 /// One hostile tree.
@@ -62,7 +71,7 @@ impl Tree {
     #[must_use]
     pub fn hides_from_sweep(&self) -> bool {
         match self.name {
-            "disguised" | "other-user" => true,
+            "disguised" | "unmarked" | "other-user" => true,
             "undumpable" => lariat_sys::process::effective_user() != 0,
             _ => false,
         }
@@ -99,6 +108,7 @@ pub const TREES: &[Tree] = &[
     tree("disguised", "a daemon without environment, descriptors and name, in /", member::disguised)
         .quick()
         .stacks(),
+    tree("unmarked", "a daemon without the run's mark, in the project", member::unmarked).stacks(),
     tree("closed", "a child that has closed every descriptor", member::closed),
     tree("undumpable", "a daemon whose files in /proc are root's", member::undumpable).quick().stacks(),
     tree("other-user", "a daemon that has become another user", member::other_user).stacks(),
@@ -166,6 +176,10 @@ pub const TREES: &[Tree] = &[
     tree("stops-lariat", "a member that stops keeper and supervisor", member::stops_both)
         .attacks(Attack::Stops)
         .stacks(),
+    tree("stops-keeper", "a member that stops its keeper once", member::stops_keeper)
+        .attacks(Attack::Hampers)
+        .quick()
+        .stacks(),
     tree("limits-lariat", "a member that forbids lariat files and forks", member::limits_lariat)
         .attacks(Attack::Stops)
         .stacks(),
@@ -173,6 +187,12 @@ pub const TREES: &[Tree] = &[
         .attacks(Attack::Stops),
     tree("traces-keeper", "a member that holds its keeper as a debugger", member::traces_keeper)
         .attacks(Attack::Holds)
+        .stacks(),
+    tree("speaks-for-keeper", "members that say their keeper's last words", member::speaks_for_keeper)
+        .attacks(Attack::Hampers)
+        .stacks(),
+    tree("removes-ledger", "a member that removes what lariat remembers", member::removes_ledger)
+        .attacks(Attack::Hampers)
         .stacks(),
     tree("kills-keeper", "a member that kills its keeper", member::kills_keeper).attacks(Attack::Keeper),
     tree("kills-lariat", "a member that kills the supervisor", member::kills_supervisor)

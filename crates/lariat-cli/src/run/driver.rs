@@ -34,8 +34,20 @@ const ASKS: [Signal; 4] = [Signal::INT, Signal::TERM, Signal::HUP, Signal::QUIT]
 const DEAF_WITHIN: Duration = Duration::from_secs(2);
 /// How long a keeper may take to exit after its last word.
 const MEANT_WITHIN: Duration = Duration::from_secs(5);
+/// How often it is asked meanwhile whether it has begun to.
+const MEANT_EVERY: Duration = Duration::from_millis(20);
 /// Signals that stop a job; the command's own stop is followed instead.
 const STOPS: [Signal; 3] = [Signal::TSTP, Signal::TTIN, Signal::TTOU];
+
+/// Says whether a process is in the middle of its exit, which is when it has no memory any more.
+///
+/// HAZARD(joined-namespace): the exit of one that is number 1 of a namespace may be held up, and who is in there dies with
+/// it.
+fn is_exiting(process: Identity) -> bool {
+    let stat = procfs::read_stat(process.pid).ok().flatten();
+    stat.is_none_or(|stat| stat.identity() != process || stat.vsize == 0)
+}
+
 /// Runs the command, blocks until everything it started is gone, and returns how lariat has to exit.
 ///
 /// The calling process must have one thread only. It becomes a child subreaper; its signals are blocked and its
@@ -370,15 +382,18 @@ impl Driver<'_> {
     /// exit does not follow is killed, and its death tells what there is to be done.
     fn has_meant_it(&self) -> bool {
         let Some(keeper) = &self.keeper else { return true };
-        // HAZARD(joined-namespace): the exit of one that is number 1 of a namespace may be held up, and who is in there dies
-        // with it.
-        if self.options.is_isolated
-            || !matches!(keeper.pidfd().wait_exit(Some(Instant::now() + MEANT_WITHIN)), Ok(false))
-        {
-            return true;
+        let until = Instant::now() + MEANT_WITHIN;
+        loop {
+            let look_at = until.min(Instant::now() + MEANT_EVERY);
+            if !matches!(keeper.pidfd().wait_exit(Some(look_at)), Ok(false)) || is_exiting(keeper.identity())
+            {
+                return true;
+            }
+            if Instant::now() >= until {
+                let _ = keeper.pidfd().signal(Signal::KILL);
+                return false;
+            }
         }
-        let _ = keeper.pidfd().signal(Signal::KILL);
-        false
     }
 
     /// Waits for the keeper's exit, which follows its last word at once, and reaps it.

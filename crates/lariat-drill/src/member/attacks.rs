@@ -4,11 +4,13 @@
 //! Only processes between the member and its judge are ever attacked. Where the judge is not above, nobody is.
 
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 
 use lariat_sys::identity::Identity;
 use lariat_sys::pidfd::PidFd;
 use lariat_sys::signal::{self, Signal, SignalSet};
-use lariat_sys::unusual;
+use lariat_sys::{process, unusual};
 use rustix::process::{Pid, PidfdGetfdFlags, Resource, Rlimit, pidfd_getfd, prlimit, setpriority_process};
 
 use super::births::above;
@@ -98,11 +100,44 @@ pub(crate) fn thief(part: &Part) -> ! {
     part.lead(1)
 }
 
-fn steal(pid: i32) -> Vec<OwnedFd> {
+/// The leader's keeper, asked for while it surely is its parent; none where nobody is attacked.
+pub(super) fn keeper(part: &Part) -> Option<Identity> {
+    let keeper = above(part).first().copied().or_else(isolated_keeper)?;
+    Identity::of(keeper).ok().flatten()
+}
+
+/// The first process of a pid namespace that lariat made for the tree: its leader's parent, and the same executable.
+fn isolated_keeper() -> Option<i32> {
+    const FIRST: i32 = 1;
+    let file = |pid: &str| std::fs::metadata(format!("/proc/{pid}/exe")).map(|of| (of.dev(), of.ino())).ok();
+    // Where `/proc` is another namespace's, its first process is somebody else.
+    let is_own_proc =
+        std::fs::read_link("/proc/self").is_ok_and(|own| own == Path::new(&process::pid().to_string()));
+    let is_above = process::parent_pid() == FIRST && is_own_proc;
+    (is_above && file("1").is_some() && file("1") == file("self")).then_some(FIRST)
+}
+
+/// Second descriptors of everything that a process has open.
+pub(super) fn steal(pid: i32) -> Vec<OwnedFd> {
     let Ok(process) = PidFd::open_pid(pid) else { return Vec::new() };
     let entries = std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
     let numbers = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
     numbers.filter_map(|number| pidfd_getfd(&process, number, PidfdGetfdFlags::empty()).ok()).collect()
+}
+
+/// Stops the keeper once, when the first is told or the leader leaves, and never again: who is stopped at work and gets no
+/// order hears of nothing.
+pub(crate) fn stops_keeper(part: &Part) -> ! {
+    let keeper = keeper(part);
+    let stop = || {
+        let is_first = || std::fs::File::create_new(part.dir.join("stopped")).is_ok();
+        if let Some(keeper) = keeper.filter(|_| is_first()) {
+            // One that is gone by now is no target any more.
+            let _ = PidFd::open(keeper).and_then(|process| process.signal(Signal::STOP));
+        }
+    };
+    attackers(part, 1, |_, _| stop());
+    lead(part, 1, |_| stop())
 }
 
 /// Floods the keeper and the supervisor with real-time signals when told.
@@ -125,28 +160,44 @@ fn send<'a>(whom: impl Iterator<Item = &'a i32>, signal: Signal) {
 
 /// A leader and a daemon; the daemon, whose parent is the keeper, attacks when it is told to end, and lives on.
 fn attack(part: &Part, how: impl Fn(&[i32])) -> ! {
+    attackers(part, 1, |_, above| how(above));
+    lead(part, 1, |_| {})
+}
+
+/// Daemons whose parent is the keeper. Each attacks when it is told to end, and lives on.
+pub(super) fn attackers(part: &Part, count: usize, how: impl Fn(usize, &[i32])) {
     let stubborn = part.stubborn();
-    part.daemon(|| {
-        part.nullify();
-        // Everything but the five signals is blocked, or what it sends would come back to it by its supervisor.
-        signal::set_mask(SignalSet::full());
-        part.stand_wild("attacker");
-        let heard = POLITE.into_iter().fold(SignalSet::empty().with(LEAVE).with(CRASH), SignalSet::with);
-        signal::wait(heard, None);
-        how(&above(part));
-        stubborn.prepare();
-        stubborn.live("attacker")
-    });
-    part.say("expect 2");
+    for number in 0..count {
+        part.daemon(|| {
+            part.nullify();
+            // Everything but the five signals is blocked, or what it sends would come back to it by its supervisor.
+            signal::set_mask(SignalSet::full());
+            part.stand_wild("attacker");
+            signal::wait(heard(), None);
+            how(number, &above(part));
+            stubborn.prepare();
+            stubborn.live("attacker")
+        });
+    }
+}
+
+/// The life of a leader beside attackers: it does something when it is told to end or to leave, and does so.
+pub(super) fn lead(part: &Part, attackers: usize, before: impl FnOnce(Signal)) -> ! {
+    part.say(&format!("expect {}", attackers + 1));
     part.stand_wild("leader");
     part.prepare();
     signal::set_mask(SignalSet::full());
-    match signal::wait(
-        POLITE.into_iter().fold(SignalSet::empty().with(LEAVE).with(CRASH), SignalSet::with),
-        None,
-    ) {
-        Some(CRASH) => signal::raise_to_death(Signal::SEGV),
-        Some(LEAVE) => lariat_sys::process::exit_now(7),
-        _ => lariat_sys::process::exit_now(0),
+    let told = signal::wait(heard(), None);
+    if let Some(told) = told {
+        before(told);
     }
+    match told {
+        Some(CRASH) => signal::raise_to_death(Signal::SEGV),
+        Some(LEAVE) => process::exit_now(7),
+        _ => process::exit_now(0),
+    }
+}
+
+fn heard() -> SignalSet {
+    POLITE.into_iter().fold(SignalSet::empty().with(LEAVE).with(CRASH), SignalSet::with)
 }

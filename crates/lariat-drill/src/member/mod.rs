@@ -7,6 +7,7 @@
 mod attacks;
 mod births;
 mod cgroups;
+mod deceits;
 mod part;
 mod places;
 mod roles;
@@ -16,7 +17,7 @@ mod storms;
 use lariat_sys::process;
 
 pub(crate) use part::{CRASH, LEAVE, Manner, Part, monotonic_ms};
-pub(crate) use {attacks::*, births::*, cgroups::*, places::*, shapes::*, storms::*};
+pub(crate) use {attacks::*, births::*, cgroups::*, deceits::*, places::*, shapes::*, storms::*};
 
 /// The first argument of a process that is a member of a drill's tree.
 pub const MEMBER_ARG: &str = "lariat-drill-member";

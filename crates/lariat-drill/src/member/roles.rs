@@ -17,6 +17,7 @@ pub(crate) type Build = fn(&Part) -> !;
 
 const HELPERS: &[(&str, Build)] = &[
     ("disguised-member", shapes::disguised_member),
+    ("unmarked-member", shapes::unmarked_member),
     ("deleted-member", shapes::deleted_member),
     ("executor-member", shapes::executor_member),
     ("plain-member", plain_member),

@@ -70,6 +70,23 @@ pub(super) fn disguised_member(part: &Part) -> ! {
     part.member("disguised")
 }
 
+/// A daemon that has only the run's mark taken out of its environment, and works in the project.
+pub(crate) fn unmarked(part: &Part) -> ! {
+    part.daemon(|| {
+        part.nullify();
+        let mut command = Command::new("/proc/self/exe");
+        command.args(part.as_role("unmarked-member", Vec::new()).arguments());
+        let error = command.env_remove("LARIAT_RUN").exec();
+        part.broken("execute itself", error)
+    });
+    part.lead(1)
+}
+
+/// The second half of [`unmarked`].
+pub(super) fn unmarked_member(part: &Part) -> ! {
+    part.member("unmarked")
+}
+
 /// A child that has closed every descriptor.
 pub(crate) fn closed(part: &Part) -> ! {
     part.child(|| {

@@ -23,6 +23,7 @@ use lariat_sys::Result;
 use lariat_sys::cgroup::Cgroup;
 use lariat_sys::identity::Identity;
 
+use super::index::IndexEntry;
 use super::record::{RunId, RunRecord, ServiceRecord};
 use crate::process::{age_of, command_of};
 
@@ -125,6 +126,19 @@ impl Clues {
             began: None,
             place: None,
             ports: Vec::new(),
+        }
+    }
+
+    /// Makes clues of a run's entry in the list, for one whose ledger is gone.
+    #[must_use]
+    pub fn of_entry(entry: &IndexEntry) -> Self {
+        let supervisor = entry.supervisor.map(Identity::from);
+        Self {
+            boot: entry.boot.clone(),
+            spared: supervisor.into_iter().collect(),
+            began: supervisor.map(|supervisor| supervisor.start),
+            place: place(&entry.root),
+            ..Self::mark_only(entry.run.clone())
         }
     }
 

@@ -8,6 +8,7 @@ use lariat_keeper::stop::StopPlan;
 use lariat_sys::identity::Identity;
 use lariat_sys::signal::Signal;
 
+use super::recovery::Past;
 use super::runs::reach_in_words;
 use crate::event::Exit;
 use crate::ledger::index::RunIndex;
@@ -63,6 +64,19 @@ impl Crashed {
         self.living.marks.remove(self.clues.run.as_str());
         self.look_again();
         self
+    }
+
+    /// Returns it with this note, or nothing where nobody is left, not even somebody who may be its.
+    #[must_use]
+    pub(super) fn or_nothing(mut self, note: String) -> Past {
+        let is_deserted = self.findings.certain.is_empty() && self.findings.possible.is_empty();
+        match self.lock.take_if(|_| is_deserted) {
+            Some(lock) => Past::Nothing { state: self.state, lock, notes: self.notes },
+            None => {
+                self.notes.push(note);
+                Past::Crashed(Box::new(self))
+            }
+        }
     }
 
     /// Looks who is left among processes that were read already.

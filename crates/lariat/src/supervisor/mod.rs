@@ -32,6 +32,7 @@ mod server;
 pub mod stack;
 mod sweeping;
 mod unit;
+mod unrecorded;
 
 use std::collections::{BTreeSet, VecDeque};
 use std::ffi::OsString;

@@ -18,6 +18,7 @@ use lariat_sys::signal::Signal;
 
 pub use super::crashed::Crashed;
 use super::held::{HeldKeepers, LockHolders, keepers_with};
+use super::unrecorded;
 use crate::ledger::index::IndexEntry;
 use crate::ledger::lock::{self, LockWait, RunLock};
 use crate::ledger::record::{RunId, RunRecord};
@@ -126,6 +127,8 @@ impl fmt::Display for LiveRun {
 pub struct Finishing {
     state: StateDir,
     record: Option<Box<RunRecord>>,
+    /// Keepers that no record knows.
+    unrecorded: Vec<Identity>,
 }
 
 impl fmt::Display for Finishing {
@@ -157,6 +160,11 @@ pub enum Waited {
 }
 
 impl Finishing {
+    /// Makes one of a run without a record.
+    pub(super) fn of_keepers(state: StateDir, unrecorded: Vec<Identity>) -> Self {
+        Self { state, record: None, unrecorded }
+    }
+
     /// Returns the run's id, if its ledger could be read.
     #[must_use]
     pub fn run(&self) -> Option<&RunId> {
@@ -220,7 +228,8 @@ impl Finishing {
 
     fn keepers(&self) -> impl Iterator<Item = Identity> {
         let services = self.record.iter().flat_map(|record| &record.services);
-        services.filter_map(|service| service.keeper.map(Identity::from)).filter(|keeper| can_work(*keeper))
+        let recorded = services.filter_map(|service| service.keeper.map(Identity::from));
+        recorded.chain(self.unrecorded.iter().copied()).filter(|keeper| can_work(*keeper))
     }
 
     fn has_keepers(&self) -> bool {
@@ -265,6 +274,16 @@ pub fn look(root: &Path, access: Access) -> Result<Past, LedgerError> {
 pub fn look_beside(root: &Path, access: Access, others: &Others) -> Result<Past, LedgerError> {
     Ok(match take(root, access, others)? {
         Past::Crashed(crashed) => Past::Crashed(Box::new(crashed.look(&others.living))),
+        Past::Absent if unrecorded::find(&others.listed, root, None).is_some() => {
+            look_beside(root, Access::Create, others)?
+        }
+        Past::Nothing { state, lock, notes } => {
+            let ledger = store::load(&state)?;
+            match unrecorded::find(&others.listed, root, run_of(&ledger)) {
+                Some(entry) => unrecorded::look(entry, state, lock, notes, others),
+                None => Past::Nothing { state, lock, notes },
+            }
+        }
         past => past,
     })
 }
@@ -473,7 +492,9 @@ fn held(state: StateDir) -> Result<Past, LedgerError> {
             root,
         }),
         // A closed ledger under a lock is one that is about to be replaced by a run that begins.
-        (Some(record), _) if !record.is_closed => Past::Finishing(Finishing { state, record: Some(record) }),
+        (Some(record), _) if !record.is_closed => {
+            Past::Finishing(Finishing { state, record: Some(record), unrecorded: Vec::new() })
+        }
         _ => Past::Live(LiveRun { run: None, supervisor: None, root, socket: None }),
     })
 }

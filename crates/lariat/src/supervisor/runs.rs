@@ -370,14 +370,7 @@ fn without_ledger(of_entry: KnownRun, entry: &IndexEntry, boot: &str) -> KnownRu
     if entry.has_live_supervisor(Some(boot)) {
         return KnownRun { state: State::Alive, ..of_entry };
     }
-    let clues = Clues {
-        boot: entry.boot.clone(),
-        spared: of_entry.supervisor.into_iter().collect(),
-        began: of_entry.supervisor.map(|supervisor| supervisor.start),
-        place: recover::place(&entry.root),
-        ..Clues::mark_only(entry.run.clone())
-    };
-    KnownRun { state: State::Crashed, clues: Some(clues), ..of_entry }
+    KnownRun { state: State::Crashed, clues: Some(Clues::of_entry(entry)), ..of_entry }
 }
 
 fn of_command(file: &CommandFile, boot: &str, home: Option<&Path>) -> KnownRun {

@@ -13,6 +13,10 @@ use lariat_drill::promise::Containment;
 use lariat_drill::stage::{Stage, Subject};
 use lariat_drill::trees::{self, TREES};
 use lariat_drill::verdict::Verdict;
+use lariat_keeper::wire::{End, Notice};
+use lariat_sys::Errno;
+use lariat_sys::reap::Exit;
+use lariat_sys::spawn::SpawnStep;
 use serde::Serialize;
 
 use super::{contain, matrix};
@@ -98,7 +102,11 @@ fn subject(args: &DoctorArgs) -> Result<Subject, Failure> {
     }
     let program: PathBuf = args.subject.clone().unwrap_or_else(|| members.clone());
     let has_sweep = args.subject.is_none() && Cli::command().find_subcommand("sweep").is_some();
-    Ok(Subject { program, members, has_sweep })
+    // Words of this lariat's keepers: another subject takes them for noise, which is an attack as well.
+    let ended = Notice::Ended(End { exit: Some(Exit::Code(0)), ..End::default() });
+    let failed = Notice::SpawnFailed { step: SpawnStep::Exec, errno: Errno::NOENT.raw_os_error() };
+    let last_words = [ended, failed].iter().map(Notice::encode).collect();
+    Ok(Subject { program, members, has_sweep, last_words })
 }
 
 /// A drill as it is shown.
