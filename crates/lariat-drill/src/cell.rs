@@ -82,10 +82,7 @@ impl Spec {
         if self.ending.asks_the_leader() && !self.tree.leader_obeys {
             return Some("the leader of this tree cannot".to_owned());
         }
-        if self.tree.attack == Attack::Holds
-            && self.ending.hurries()
-            && self.containment != Containment::Namespace
-        {
+        if self.tree.attack == Attack::Holds && self.ending.hurries() {
             return Some("lariat leaves before it has given its held keeper up".to_owned());
         }
         (self.ending.is_of_stack() && !self.tree.is_for_stacks)

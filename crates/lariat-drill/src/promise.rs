@@ -126,16 +126,16 @@ pub fn promise_for(containment: Containment, ending: Ending, tree: &Tree) -> Pro
         return Promise { grace: Grace::AllButTheFirst, ..promised };
     }
     match (tree.attack, containment) {
+        // Whoever could tell that the keeper is held is dead as well.
+        (Attack::Holds, _) if is_supervisor_dead(ending) => {
+            Promise { survivors: Survivors::UntilSweep, grace: Grace::LeaderFirst }
+        }
         // From inside a pid namespace nobody outside can be named, and its first process not be killed.
         (Attack::None, _) | (_, Containment::Namespace) => promised,
         (Attack::All, _) => Promise { survivors: Survivors::UntilSweep, grace: Grace::LeaderFirst },
         // A member kills one half while the judge ends the other: as if both had been killed. Where the keeper is dead
         // already, the supervisor stands in its place, and is what a member that kills its keeper kills.
         (Attack::Keeper, _) if kills_keeper || is_supervisor_dead(ending) => {
-            Promise { survivors: Survivors::UntilSweep, grace: Grace::LeaderFirst }
-        }
-        // Whoever could tell that the keeper is held is dead as well.
-        (Attack::Holds, _) if is_supervisor_dead(ending) => {
             Promise { survivors: Survivors::UntilSweep, grace: Grace::LeaderFirst }
         }
         (Attack::Keeper | Attack::Holds | Attack::Supervisor | Attack::Stops | Attack::Hampers, _) => {

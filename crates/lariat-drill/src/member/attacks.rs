@@ -43,7 +43,7 @@ pub(crate) fn kills_both(part: &Part) -> ! {
 /// Holds the keeper as a debugger does when told, so that it neither runs nor goes on when it is continued. The leader's
 /// first parent is meant: a supervisor that somebody debugs is its user's to care for.
 pub(crate) fn traces_keeper(part: &Part) -> ! {
-    let keeper = above(part).first().and_then(|keeper| Identity::of(*keeper).ok().flatten());
+    let keeper = keeper(part);
     attack(part, |_| {
         if let Some(keeper) = keeper.filter(Identity::is_alive) {
             // Where that is not allowed it has no way to attack.

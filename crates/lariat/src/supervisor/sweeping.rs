@@ -172,10 +172,18 @@ impl Driver {
         let excepted = self.excepted();
         while let Ok(Some(ChildEvent::Exited { pid, .. })) = reap::peek() {
             // One that is not ours to reap hides those behind it until it is reaped.
-            if excepted.contains(&pid) || !matches!(reap::reap(pid), Ok(Some(_))) {
+            if excepted.contains(&pid) || self.has_lost_keeper() || !matches!(reap::reap(pid), Ok(Some(_))) {
                 return;
             }
         }
+    }
+
+    /// Says whether a keeper is dead of which we have not taken notice yet. The one who came from it and is dead as well may
+    /// be its leader, who must be there to be known by when we do. Asked after that one was seen, it cannot be too early:
+    /// the kernel hands on what a process leaves and makes a zombie of it in one step.
+    fn has_lost_keeper(&self) -> bool {
+        let mut lives = self.units.iter().filter_map(|unit| unit.life.as_ref());
+        lives.any(|life| !matches!(life.keeper.pidfd().has_exited(), Ok(false)))
     }
 
     /// HAZARD(keeper-stopped): one that is stopped would not even see that its service has ended.
