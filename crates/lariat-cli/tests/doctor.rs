@@ -119,12 +119,12 @@ fn words_that_a_keeper_has_not_said_leave_nobody() {
     let arena = Arena::new();
     let endings = ["--ending", "exits", "--ending", "term", "--ending", "up-exits"];
     let containment = ["--containment", "lineage"];
-    let (code, report, said) = drill(&arena, &[&["speaks-for-keeper"], &endings[..], &containment].concat());
+    let (code, report, said) = drill(&arena, &[&["false-words"], &endings[..], &containment].concat());
     assert_eq!((code, &report["findings"]), (Some(0), &0.into()), "{said}");
     let (judged, skipped) = (report["judged"].as_u64(), report["skipped"].as_u64());
     assert!(judged == Some(3) || skipped == Some(3), "descriptors may be taken, or not: {said}");
     if arena.has_pid_namespaces() {
-        let arguments = ["speaks-for-keeper", "--ending", "exits", "--containment", "namespace"];
+        let arguments = ["false-words", "--ending", "exits", "--containment", "namespace"];
         let (code, report, said) = drill(&arena, &arguments);
         assert_eq!((code, &report["findings"]), (Some(0), &0.into()), "{said}");
     }

@@ -88,7 +88,7 @@ fn a_crashed_run_on_a_deaf_file_system_is_left_alone_and_all_others_are_ended() 
         "nobody knows whose they are: {}",
         said(&swept)
     );
-    assert_eq!(listed(&arena).len(), 1, "it has to be found when it answers");
+    assert_eq!(listed(&arena).len(), 1, "it has to be found when it answers: {}", said(&swept));
     // Who was asked dies with the question.
     server.stop();
     let is_asker = |seen: &Seen| seen.comm.starts_with("lariat");

@@ -188,7 +188,7 @@ pub const TREES: &[Tree] = &[
     tree("traces-keeper", "a member that holds its keeper as a debugger", member::traces_keeper)
         .attacks(Attack::Holds)
         .stacks(),
-    tree("speaks-for-keeper", "members that say their keeper's last words", member::speaks_for_keeper)
+    tree("false-words", "members that say their keeper's last words", member::false_words)
         .attacks(Attack::Hampers)
         .stacks(),
     tree("removes-ledger", "a member that removes what lariat remembers", member::removes_ledger)

@@ -13,6 +13,8 @@ use crate::poll::{PollFd, PollFlags, poll};
 use crate::signal::Signal;
 use crate::{Errno, Result, call, files, process, reap};
 
+/// The kernel's name for the child. One that a file system holds may outlive its caller: it is nobody's to end.
+pub const ASKER_COMM: &str = "lariat-asker";
 /// What is read at once, in bytes, and how often for one file at most.
 const READ_AT_ONCE: usize = 16 * 1024;
 const READS_MAX: usize = 4096;
@@ -112,7 +114,7 @@ fn child(parent: i32, answers: RawFd, open_max: u64, questions: &[Vec<CString>])
     // Locks above all: one that is left behind would hold them for ever (HAZARD(shared-lock)), and whoever reads what we
     // print would wait for its end.
     close_all_but(answers, open_max);
-    let _ = process::set_comm("lariat-asker");
+    let _ = process::set_comm(ASKER_COMM);
     // HAZARD(parent-death-signal-race): who is gone already is never told of.
     if process::set_parent_death(Signal::KILL).is_ok() && process::parent_pid() == parent {
         for question in questions {

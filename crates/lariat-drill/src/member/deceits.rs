@@ -15,7 +15,7 @@ use crate::stage::{PREFIX, WORDS_VARIABLE, words_of};
 
 /// Members with descriptors of the keeper's. Each says another last word in the keeper's place when it is told to end, and
 /// lives on; so does the leader when it shall leave.
-pub(crate) fn speaks_for_keeper(part: &Part) -> ! {
+pub(crate) fn false_words(part: &Part) -> ! {
     let words = std::env::var(WORDS_VARIABLE).map(|text| words_of(&text)).unwrap_or_default();
     let keeper = keeper(part);
     let stolen = keeper.map(|keeper| steal(keeper.pid)).unwrap_or_default();

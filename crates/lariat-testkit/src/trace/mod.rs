@@ -21,6 +21,7 @@ use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::time::{Duration, Instant};
 
+use crate::census;
 use crate::command::{Command, Running};
 use crate::reaper::{self, Change};
 use crate::wait::PATIENCE;
@@ -416,7 +417,15 @@ impl Trace {
             let _ = ptrace::interrupt(*tid);
         }
         let deadline = Instant::now() + PATIENCE;
-        while !self.threads.is_empty() && Instant::now() < deadline {
+        while Instant::now() < deadline {
+            if self.threads.is_empty() {
+                // Whose maker was killed in the middle of the birth is followed as well, and nobody says so.
+                let unsaid = followed().into_iter().filter(|tid| !gone.contains(tid));
+                self.threads.extend(unsaid.map(|tid| (tid, Thread { process: tid, call: None })));
+                if self.threads.is_empty() {
+                    break;
+                }
+            }
             let Some((tid, status)) = reaper::wait_change() else { continue };
             self.threads.remove(&tid);
             gone.insert(tid);
@@ -465,6 +474,17 @@ fn count(thread: &mut Thread, process: &mut Process, call: Call) -> Option<(Poin
 fn group_of(tid: i32) -> Option<i32> {
     let status = fs::read_to_string(format!("/proc/{tid}/status")).ok()?;
     status.lines().find_map(|line| line.strip_prefix("Tgid:")?.trim().parse().ok())
+}
+
+/// Returns the processes that the calling thread traces.
+fn followed() -> Vec<i32> {
+    // SAFETY: takes nothing and cannot fail.
+    let us = unsafe { libc::gettid() }.to_string();
+    let is_ours = |pid: &i32| {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        status.lines().any(|line| line.strip_prefix("TracerPid:").is_some_and(|pid| pid.trim() == us))
+    };
+    census::pids().into_iter().filter(is_ours).collect()
 }
 
 /// In the child: says who it is, and waits until it is traced.

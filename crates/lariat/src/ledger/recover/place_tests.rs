@@ -60,6 +60,12 @@ fn companions_of_unmarked() -> Vec<Row> {
     let clued = |start| Process { identity: Identity::new(90, start), ..process(90) };
     vec![
         ("unmarked, on a terminal", vec![Process { has_terminal: true, ..unmarked(300) }], vec![], vec![]),
+        (
+            "lariat's own that asks a file system",
+            vec![Process { comm: "lariat-asker".into(), ..unmarked(300) }],
+            vec![],
+            vec![],
+        ),
         ("unmarked, before the run", vec![at(39, unmarked(300))], vec![], vec![]),
         ("unmarked, another user's", vec![foreign(unmarked(300))], vec![], vec![]),
         ("unmarked, elsewhere", vec![traced(unmarked(300), Traces::default())], vec![], vec![]),

@@ -7,6 +7,8 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
+use lariat_sys::ask::ASKER_COMM;
+
 use super::{Process, Search, Why};
 use crate::ledger::recover::{Clues, Snapshot, Trace, Traces};
 
@@ -52,7 +54,10 @@ impl Search<'_> {
             .filter(|leader| leader.is_alive && leader.identity.pid != process.identity.pid);
         let is_in_a_living_session =
             leader.is_some_and(|leader| !self.is_born_since(leader) || !self.is_adopted(leader));
+        // HAZARD(deaf-file-system): one of ours that asked it may be held there when the one who wanted to know is gone.
+        let is_asker = process.comm == ASKER_COMM;
         !is_everywhere
+            && !is_asker
             && !self.has_lariat()
             && self.is_orphan(process)
             && self.is_adopted(process)
