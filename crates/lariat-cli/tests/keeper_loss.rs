@@ -177,26 +177,47 @@ fn lived(stack: &Stack) -> Duration {
     time("service-ended").saturating_sub(time("startup-finished"))
 }
 
-/// HAZARD(forged-word): the end of all is believed of a keeper that ends.
+/// HAZARD(forged-word): the end of all is believed of a keeper that ends, and leaves nobody.
 #[test]
 fn a_last_word_that_the_keeper_has_not_said_is_not_believed() {
-    let end = End { exit: Some(Exit::Code(0)), ..End::default() };
-    say_in_its_place(Notice::Ended(end));
-    say_in_its_place(Notice::SpawnFailed { step: SpawnStep::Exec, errno: libc::ENOENT });
+    all_last_words().for_each(|word| say_in_its_place(word, "nothing"));
 }
 
-/// A member says this in its keeper's place.
-fn say_in_its_place(notice: Notice) {
+#[test]
+fn nor_is_one_whose_keeper_was_killed_after_it() {
+    all_last_words().for_each(|word| say_in_its_place(word, "kill"));
+}
+
+/// Without the right to open anything nothing can be asked, which is no yes.
+#[test]
+fn nor_is_one_by_a_lariat_that_cannot_ask() {
+    say_in_its_place(Notice::Ended(End { exit: Some(Exit::Code(0)), ..End::default() }), "limit");
+}
+
+fn all_last_words() -> impl Iterator<Item = Notice> {
+    let end = End { exit: Some(Exit::Code(0)), ..End::default() };
+    let failed = Notice::SpawnFailed { step: SpawnStep::Exec, errno: libc::ENOENT };
+    [Notice::Ended(end), Notice::Ended(End { left: 1, ..end }), failed].into_iter()
+}
+
+/// A member says this in its keeper's place, and does something else besides.
+fn say_in_its_place(notice: Notice, besides: &str) {
     let arena = Arena::with(Containment::Lineage);
     let facts = arena.facts("f");
     let word: String = notice.encode().iter().map(|byte| format!("{byte:02x}")).collect();
     let words =
         ["run", "--grace", "300ms", "--", fixture::path(), "forger", "--manner", "stubborn", "--word", &word];
+    let words = words.into_iter().chain(["--besides", besides]);
     let lariat = arena.command(subject::lariat(LARIAT)).args(words).facts(&facts).own_session();
     let ending = lariat.run();
     assert_eq!(facts.get("forged").as_deref(), Some("1"), "nobody may take a descriptor here");
-    assert_eq!(ending.code(), Some(125), "{}", ending.err());
-    assert!(arena.alive().is_empty(), "{:?}", arena.alive());
+    assert_eq!(ending.code(), Some(125), "{notice:?}, {besides}: {}", ending.err());
+    if besides == "limit" {
+        // Nobody can be found either, which is said, and known to the next command.
+        assert!(ending.err().contains("not all that it left could be ended"), "{}", ending.err());
+        arena.command(subject::lariat(LARIAT)).args(["sweep", "--all", "--yes"]).run().expect(0);
+    }
+    assert!(arena.alive().is_empty(), "{notice:?}, {besides}: {:?} {}", arena.alive(), ending.err());
     arena.finish();
 }
 

@@ -42,7 +42,7 @@ pub(crate) fn run(args: &RunArgs) -> ! {
     let code = match outcome {
         Ok(ended) => {
             if ended.has_lost_keeper {
-                fail(lost_keeper(&options));
+                fail(lost_keeper(&options, matches!(ended.ending, Ending::Left(_))));
             }
             report_left(&ended);
             report_limits(&ended, &options);
@@ -134,11 +134,12 @@ fn report_left(ended: &Ended) {
 }
 
 /// Says that somebody killed the keeper, which takes the grace period and the command's own end along.
-fn lost_keeper(options: &RunOptions) -> Failure {
+fn lost_keeper(options: &RunOptions, is_anybody_left: bool) -> Failure {
     let name = options.command.first().map(|word| word.to_string_lossy().into_owned()).unwrap_or_default();
-    let then = match options.is_isolated {
-        true => "the kernel ended everything in its pid namespace",
-        false => "what it left was ended",
+    let then = match (options.is_isolated, is_anybody_left) {
+        (true, _) => "the kernel ended everything in its pid namespace",
+        (false, false) => "what it left was ended",
+        (false, true) => "not all that it left could be ended",
     };
     Failure::new(ExitCode::RunTrouble, format!("the keeper of `{name}` was killed; {then}"))
 }

@@ -18,7 +18,7 @@ use lariat_sys::identity::Identity;
 use lariat_sys::outside::Outside;
 use lariat_sys::pidfd::PidFd;
 use lariat_sys::poll::{self, PollFd, PollFlags};
-use lariat_sys::reap::ChildEvent;
+use lariat_sys::reap::{ChildEvent, Exit};
 use lariat_sys::signal::{self, Signal, SignalFd};
 use lariat_sys::spawn::SpawnStep;
 use lariat_sys::{Errno, files, kernel, process, procfs, reap, sockets, tree};
@@ -39,13 +39,14 @@ const MEANT_EVERY: Duration = Duration::from_millis(20);
 /// Signals that stop a job; the command's own stop is followed instead.
 const STOPS: [Signal; 3] = [Signal::TSTP, Signal::TTIN, Signal::TTOU];
 
-/// Says whether a process is in the middle of its exit, which is when it has no memory any more.
-///
-/// HAZARD(joined-namespace): the exit of one that is number 1 of a namespace may be held up, and who is in there dies with
-/// it.
+/// Says whether a process is surely in the middle of its exit, which is when it has no memory any more.
 fn is_exiting(process: Identity) -> bool {
-    let stat = procfs::read_stat(process.pid).ok().flatten();
-    stat.is_none_or(|stat| stat.identity() != process || stat.vsize == 0)
+    match procfs::read_stat(process.pid) {
+        Ok(Some(stat)) => stat.identity() != process || stat.vsize == 0,
+        Ok(None) => true,
+        // Nothing is known then: a member may have taken the right to open files from us.
+        Err(_) => false,
+    }
 }
 
 /// Runs the command, blocks until everything it started is gone, and returns how lariat has to exit.
@@ -266,6 +267,7 @@ impl Driver<'_> {
     /// Those whom a dead keeper left are ended, as far as that can be.
     fn orphans_ended(&mut self, left: u32) -> Outcome {
         if left > 0 {
+            self.keeps_record = true;
             return Ok(Ending::Left(left));
         }
         if let Some(adoption) = &mut self.adoption {
@@ -328,7 +330,8 @@ impl Driver<'_> {
                 self.complete_record(*leader);
                 None
             }
-            Notice::SpawnFailed { .. } | Notice::Ended(_) if !self.has_meant_it() => None,
+            Notice::SpawnFailed { .. } if !self.has_meant_it(0) => None,
+            Notice::Ended(end) if !self.has_meant_it(end.left) => None,
             Notice::SpawnFailed { step, errno } => {
                 self.reap_keeper();
                 Some(Err(spawn_error(*step, *errno)))
@@ -376,24 +379,52 @@ impl Driver<'_> {
         }
     }
 
-    /// Says whether the keeper has exited after its last word, as it does at once. Waits for that.
+    /// Waits for the keeper's exit, which follows its last word at once, and says whether the word was the keeper's: that
+    /// `left` are left, and nobody else. One that does not exit is killed.
     ///
-    /// HAZARD(forged-word): whoever has taken the keeper's end of the conversation can say that all is over. A keeper whose
-    /// exit does not follow is killed, and its death tells what there is to be done.
-    fn has_meant_it(&self) -> bool {
+    /// HAZARD(forged-word): whoever has taken the keeper's end of the conversation can say that all is over, and kill the
+    /// keeper after that. What the keeper's end leaves comes to us, and is what the kernel says about it.
+    fn has_meant_it(&self, left: u32) -> bool {
         let Some(keeper) = &self.keeper else { return true };
+        if !self.has_exited_soon(keeper) {
+            let _ = keeper.pidfd().signal(Signal::KILL);
+            return false;
+        }
+        // Nobody of a namespace outlives its first process.
+        if self.options.is_isolated {
+            return true;
+        }
+        let exit = reap::peek_exit(keeper.identity().pid);
+        let is_killed = matches!(exit, Ok(Some(ChildEvent::Exited { exit: Exit::Signal { .. }, .. })));
+        !is_killed && (left > 0 || !self.has_orphans(keeper.identity().pid))
+    }
+
+    fn has_exited_soon(&self, keeper: &Keeper) -> bool {
         let until = Instant::now() + MEANT_WITHIN;
-        loop {
+        while Instant::now() < until {
             let look_at = until.min(Instant::now() + MEANT_EVERY);
-            if !matches!(keeper.pidfd().wait_exit(Some(look_at)), Ok(false)) || is_exiting(keeper.identity())
-            {
+            if matches!(keeper.pidfd().wait_exit(Some(look_at)), Ok(true)) {
                 return true;
             }
-            if Instant::now() >= until {
-                let _ = keeper.pidfd().signal(Signal::KILL);
-                return false;
+            // HAZARD(joined-namespace): the exit of one that is number 1 of a namespace may be held up, and who is in there
+            // dies with it.
+            if self.options.is_isolated && is_exiting(keeper.identity()) {
+                return true;
             }
         }
+        false
+    }
+
+    /// Says whether somebody alive has come to us; the keeper's zombie is nobody.
+    fn has_orphans(&self, keeper: i32) -> bool {
+        let mut children = Vec::new();
+        // Without a list nobody can say that nobody is there.
+        if tree::children(process::pid(), &mut children).is_err() {
+            return true;
+        }
+        children.retain(|pid| *pid != keeper && !self.strangers.contains(pid));
+        // Nor what cannot be read is a zombie.
+        children.iter().any(|pid| !matches!(procfs::read_stat(*pid), Ok(Some(stat)) if !stat.is_alive()))
     }
 
     /// Waits for the keeper's exit, which follows its last word at once, and reaps it.

@@ -30,13 +30,22 @@ pub(crate) fn demoted(args: &Args) -> i32 {
 }
 
 /// A leader that takes every socket of its parent and says `--word` (in hexadecimal) on it. Says how many in `forged`.
+/// With `--besides kill` it kills its parent after that, with `--besides limit` it takes the right to open anything from its
+/// parent's parent before.
 pub(crate) fn forger(args: &Args) -> i32 {
     let part = Part::of(args);
     let digits = args.text("word", "").as_bytes().chunks(2);
     let word: Option<Vec<u8>> =
         digits.map(|two| u8::from_str_radix(std::str::from_utf8(two).ok()?, 16).ok()).collect();
     let Some(word) = word else { sys::broken("no hexadecimal") };
+    let besides = args.text("besides", "");
+    if besides == "limit" {
+        sys::forbid_files_above();
+    }
     part.facts.state("forged", &sys::say_for_parent(&word).to_string());
+    if besides == "kill" {
+        sys::kill_parent();
+    }
     lead(&part)
 }
 

@@ -111,6 +111,27 @@ pub(crate) fn say_for_parent(word: &[u8]) -> usize {
     numbers.filter(say).count()
 }
 
+/// Kills the parent.
+pub(crate) fn kill_parent() {
+    // SAFETY: numbers; a parent keeps its number for as long as it is one.
+    unsafe { libc::kill(libc::getppid(), libc::SIGKILL) };
+}
+
+/// Takes the right to open files from the parent's parent.
+pub(crate) fn forbid_files_above() {
+    // SAFETY: takes nothing.
+    let parent = unsafe { libc::getppid() };
+    let stat = std::fs::read_to_string(format!("/proc/{parent}/stat")).unwrap_or_default();
+    let after_name = stat.rsplit_once(')').map_or("", |(_, after)| after);
+    let above = after_name.split_whitespace().nth(1).and_then(|ppid| ppid.parse().ok()).unwrap_or(-1);
+    let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: a live limit to read, and no place for the old one.
+    let result = unsafe { libc::prlimit(above, libc::RLIMIT_NOFILE, &raw const none, std::ptr::null_mut()) };
+    if above <= 1 || result != 0 {
+        broken("nobody above to limit");
+    }
+}
+
 /// Becomes this user and group for good.
 pub(crate) fn become_user(user: u32) {
     // SAFETY: plain numbers.
