@@ -13,6 +13,9 @@ use lariat_testkit::{Arena, Chance, Containment, Facts, PATIENCE, Running, Stack
 
 const LARIAT: &str = env!("CARGO_BIN_EXE_lariat");
 
+/// The main one, the ledger's, the logs' and the screen's.
+const SUPERVISOR_THREADS: usize = 4;
+
 /// Two services, one after the other.
 struct Project {
     stack: Stack,
@@ -118,8 +121,9 @@ fn wrong(arena: &Arena, life: &Life, victims: Victims) -> Option<String> {
     let most = |role: &str| match victims {
         Victims::Supervisor => 1,
         Victims::Keeper(_) => 1 + told,
-        // The next lariat tells it again where the ledger did not come to know of it.
-        Victims::All if role == "leader" => 3 + told,
+        // The kernel at the death of the keeper and of each thread of the supervisor; and the next lariat tells it again
+        // where the ledger did not come to know of it.
+        Victims::All if role == "leader" => 1 + SUPERVISOR_THREADS + 1 + told,
         Victims::All => 1 + told,
     };
     project.wrong_with_members(life.was_up, most).or_else(|| wrong_afterwards(arena, project))
