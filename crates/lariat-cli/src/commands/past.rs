@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use lariat::ledger::index::RunIndex;
-use lariat::ledger::recover::Found;
+use lariat::ledger::recover::{Found, Living};
 use lariat::service::spec::StackSpec;
 use lariat::shutdown::report::{HeldPort, Report};
 use lariat::shutdown::verify;
@@ -84,9 +84,10 @@ pub(crate) fn look(root: &Path, access: Access) -> Result<Past, Failure> {
 
 /// Returns what the list of runs says of others, without a look at their projects.
 pub(crate) fn listed() -> Others {
-    let index = user_dirs().runs().map(|directory| RunIndex::at(&directory));
+    let dirs = user_dirs();
+    let index = dirs.runs().map(|directory| RunIndex::at(&directory));
     let listed = index.and_then(|index| index.list().ok()).unwrap_or_default();
-    Others { listed, cgroup_bases: settings::cgroup_base().into_iter().collect(), ..Others::default() }
+    Others { listed, cgroup_bases: settings::cgroup_base().into_iter().collect(), living: Living::of(&dirs) }
 }
 
 /// Waits for the keepers of a dead supervisor.

@@ -41,6 +41,14 @@ impl UserDirs {
         Some(state.join("lariat/runs"))
     }
 
+    /// Returns where the user is at home, without links as far as that can be told. Blocks for as long as the file system
+    /// there does.
+    #[must_use]
+    pub fn home_without_links(&self) -> Option<PathBuf> {
+        let home = self.home.as_ref().filter(|path| path.is_absolute())?;
+        Some(home.canonicalize().unwrap_or_else(|_| home.clone()))
+    }
+
     /// Chooses the path of a run's socket, and makes its directory, which is ours alone.
     ///
     /// It is under `XDG_RUNTIME_DIR`, or in `/tmp/lariat-UID` when that is not set, not there, or too long.

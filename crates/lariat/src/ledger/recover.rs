@@ -23,7 +23,7 @@ use lariat_sys::Result;
 use lariat_sys::cgroup::Cgroup;
 use lariat_sys::identity::Identity;
 
-use super::index::IndexEntry;
+use super::index::{IndexEntry, UserDirs};
 use super::record::{RunId, RunRecord, ServiceRecord};
 use crate::process::{age_of, command_of};
 
@@ -183,13 +183,24 @@ pub fn place(root: &Path) -> Option<PathBuf> {
     (root.is_absolute() && root.parent().is_some()).then(|| root.to_owned())
 }
 
-/// Runs that are alive: what belongs to them is nobody's leftover.
+/// What a search has to know of its user: runs that are alive, for what belongs to them is nobody's leftover, and his home.
 #[derive(Clone, Default, PartialEq, Eq, Debug)]
 pub struct Living {
     /// Their ids, which their processes carry.
     pub marks: BTreeSet<String>,
     /// Their supervisors and keepers.
     pub own: BTreeSet<Identity>,
+    /// Where the user is at home, without links: whatever he has may be below it. Where nobody knows that, an orphan is not
+    /// suspected for its place alone.
+    pub home: Option<PathBuf>,
+}
+
+impl Living {
+    /// Knows of no run, and of the user what his directories say. Blocks for as long as his home's file system does.
+    #[must_use]
+    pub fn of(dirs: &UserDirs) -> Self {
+        Self { home: dirs.home_without_links(), ..Self::default() }
+    }
 }
 
 /// Whether the record's numbers mean anything here.
@@ -201,6 +212,8 @@ pub enum Reach {
     OtherBoot,
     /// The run is in another pid namespace of this machine: whether it is alive cannot be seen from here.
     OtherNamespace,
+    /// The processes could not be read, so nothing is known.
+    Unreadable,
 }
 
 /// Why a process is thought to be the run's.

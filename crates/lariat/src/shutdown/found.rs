@@ -19,7 +19,7 @@ use lariat_sys::procfs;
 use lariat_sys::signal::Signal;
 use lariat_sys::{Errno, process, reap, tree};
 
-use crate::ledger::recover::{self, Clues, Findings, Found, Living, Snapshot, Why, newborn, survey};
+use crate::ledger::recover::{self, Clues, Findings, Found, Living, Reach, Snapshot, Why, newborn, survey};
 use crate::process::{Mark, age_of, command_of};
 
 /// Directories, opened.
@@ -133,10 +133,10 @@ impl FoundSet {
     /// Returns what is found now.
     #[must_use]
     pub fn look(&self) -> Findings {
-        // Without a look at /proc nothing can be found, and nothing is proven either: `is_empty` says so.
+        // Without a look at /proc nothing can be found, and nothing is proven either.
         match Snapshot::take(&self.living) {
             Ok(mut snapshot) => self.look_in(&mut snapshot),
-            Err(_) => Findings::nobody(),
+            Err(_) => Findings { reach: Reach::Unreadable, ..Findings::nobody() },
         }
     }
 
@@ -280,7 +280,8 @@ impl FoundSet {
             looks += 1;
             let now = Instant::now();
             let is_settled = now >= until && looks >= LOOKS_MIN;
-            if !findings.certain.is_empty() || findings.reach != recover::Reach::Here || is_settled {
+            let is_out_of_reach = matches!(findings.reach, Reach::OtherBoot | Reach::OtherNamespace);
+            if !findings.certain.is_empty() || is_out_of_reach || is_settled {
                 return findings;
             }
             // It fails only for want of memory; then the looks follow each other without a pause.

@@ -164,7 +164,6 @@ mod tests {
                     boot: "b".into(),
                     pid_namespace: None,
                     user,
-                    home: None,
                     spared: BTreeSet::from([1, 50]),
                     processes: vec![process],
                     living: crate::ledger::recover::Living::default(),

@@ -28,6 +28,7 @@ use super::sweeping::{Hunt, Sweep};
 use super::unit::Unit;
 use crate::api::Answer;
 use crate::event::EventKind;
+use crate::ledger::recover::Living;
 use crate::logs::pump::{Bell, Flow, Pump};
 use crate::service::graph::Place;
 use crate::service::spec::StackSpec;
@@ -89,6 +90,10 @@ pub(super) struct Driver {
     pub(super) hunt: Option<Hunt>,
     /// The last look, until when, and when it is taken again.
     pub(super) verify: Option<(Instant, Instant)>,
+    /// The processes could not be read at the last look.
+    pub(super) is_blind: bool,
+    /// What a look does not suspect.
+    pub(super) living: Living,
     pub(super) terminal_key: Option<Key>,
     pub(super) began: Instant,
     pub(super) stop: Option<(Instant, Why)>,
@@ -329,7 +334,7 @@ impl Driver {
             has_failed_to_start: self.stack.startup_failure().is_some(),
             took: now.saturating_duration_since(began),
             is_left_early: self.has_left,
-            is_ledger_closed: !self.has_left,
+            is_ledger_closed: !self.has_left && !self.is_blind,
         };
         let tally = std::mem::replace(&mut self.tally, Tally::new([]));
         let mut report = tally.finish(head);

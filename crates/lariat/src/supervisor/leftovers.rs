@@ -24,7 +24,7 @@ use crate::ledger::LedgerError;
 use crate::ledger::command::{CommandFile, Loaded};
 use crate::ledger::index::{RunIndex, UserDirs};
 use crate::ledger::record::{LeftRecord, RunId, StopRecord};
-use crate::ledger::recover::{self, Clues, Findings, Found, Living};
+use crate::ledger::recover::{self, Clues, Findings, Found, Living, Reach};
 use crate::shutdown::endings::Ended;
 use crate::shutdown::found::FoundSet;
 use crate::shutdown::report::{HeldPort, LeftProcess};
@@ -361,7 +361,7 @@ fn close_other(
     let ended = other.ended.unwrap_or_default();
     let describe = |found: &Found| verify::describe(found.identity, &ended.reason(found.identity));
     let left: Vec<LeftProcess> = other.findings.certain.iter().filter_map(describe).collect();
-    let is_closed = left.is_empty() && !is_doubtful;
+    let is_closed = left.is_empty() && !is_doubtful && other.findings.reach != Reach::Unreadable;
     if let Some(run) = run.filter(|_| is_closed) {
         if let Some(index) = index {
             index.remove(run)?;

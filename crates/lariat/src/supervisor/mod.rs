@@ -57,6 +57,7 @@ use crate::event::EventKind;
 use crate::ledger::index::{IndexEntry, RunIndex, UserDirs};
 use crate::ledger::lock::RunLock;
 use crate::ledger::record::{RecordedState, RunId, RunRecord, ServiceRecord, StopRecord};
+use crate::ledger::recover::Living;
 use crate::ledger::{LedgerError, StateDir};
 use crate::logs::pump::{Bell, Pump, PumpError};
 use crate::logs::{Store, StoreError};
@@ -185,7 +186,7 @@ impl Supervisor {
         let graph = Graph::new(&spec.services)?;
         let chosen = chosen(&spec, &options.services)?;
         let index = options.dirs.runs().map(|directory| RunIndex::at(&directory));
-        let (state, lock, notes) = take_project(&spec.root, index.as_ref())?;
+        let (state, lock, notes) = take_project(&spec.root, index.as_ref(), &options.dirs)?;
         let places = graph.closure(&chosen);
         let ports = claim(&spec, &places, &vec![None; spec.services.len()])?;
         try_isolation(&spec, &places, &options)?;
@@ -227,6 +228,8 @@ impl Supervisor {
             sweep: None,
             hunt: None,
             verify: None,
+            is_blind: false,
+            living: Living::of(&options.dirs),
             terminal_key: None,
             began: Instant::now(),
             stop: None,
@@ -322,9 +325,10 @@ fn try_isolation(spec: &StackSpec, places: &[Place], options: &Options) -> Resul
 fn take_project(
     root: &Path,
     index: Option<&RunIndex>,
+    dirs: &UserDirs,
 ) -> Result<(StateDir, RunLock, Vec<String>), StartError> {
     let listed = index.and_then(|index| index.list().ok()).unwrap_or_default();
-    let others = recovery::Others { listed, ..recovery::Others::default() };
+    let others = recovery::Others { listed, living: Living::of(dirs), ..recovery::Others::default() };
     match recovery::look_beside(root, recovery::Access::Create, &others)? {
         Past::Nothing { state, lock, notes } => Ok((state, lock, notes)),
         Past::Absent => Err(StartError::System { step: "make the state directory", errno: Errno::NOENT }),

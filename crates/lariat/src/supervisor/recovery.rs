@@ -280,7 +280,7 @@ pub fn look_beside(root: &Path, access: Access, others: &Others) -> Result<Past,
         Past::Nothing { state, lock, notes } => {
             let ledger = store::load(&state)?;
             match unrecorded::find(&others.listed, root, run_of(&ledger)) {
-                Some(entry) => unrecorded::look(entry, state, lock, notes, others),
+                Some(entry) => unrecorded::look(entry, state, lock, notes, others)?,
                 None => Past::Nothing { state, lock, notes },
             }
         }

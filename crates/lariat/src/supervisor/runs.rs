@@ -88,6 +88,8 @@ pub struct Runs {
     pub deaf: BTreeSet<PathBuf>,
     /// What could not be read.
     pub notes: Vec<String>,
+    /// Where the user is at home, without links.
+    home: Option<PathBuf>,
 }
 
 impl Runs {
@@ -101,7 +103,7 @@ impl Runs {
 
     /// Reads as [`Self::read`] does, but does not ask those that are known not to answer.
     pub(super) fn read_beside(dirs: &UserDirs, deaf: &BTreeSet<PathBuf>) -> Self {
-        let mut runs = Self::default();
+        let mut runs = Self { home: dirs.home_without_links(), ..Self::default() };
         let index = dirs.runs().map(|directory| RunIndex::at(&directory));
         match index.map_or(Ok(Vec::new()), |index| index.list()) {
             Ok(listed) => runs.listed = listed,
@@ -141,7 +143,7 @@ impl Runs {
     /// Returns what belongs to those that are alive or are being ended by their keepers.
     #[must_use]
     pub fn living(&self) -> Living {
-        let mut living = Living::default();
+        let mut living = Living { home: self.home.clone(), ..Living::default() };
         // Whether one is alive whose ledger does not answer nobody can say, so it is spared.
         let is_alive =
             |run: &&KnownRun| matches!(run.state, State::Alive | State::Finishing) || self.is_unanswered(run);
@@ -182,7 +184,7 @@ impl Runs {
             let is_held = clues.asks_locks && directories.is_held(run.run.as_str());
             if is_blind && (is_held || all.get(run.run.as_str()) == Some(&false)) {
                 run.state = State::Finishing;
-                run.keepers = snapshot.keepers_above(run.run.as_str());
+                run.keepers = snapshot.keepers_above(run.run.as_str(), clues.began);
                 run.clues = None;
             }
         }
@@ -425,5 +427,6 @@ pub fn reach_in_words(reach: Reach) -> Option<&'static str> {
         Reach::OtherNamespace => {
             Some("the run was in another pid namespace: whether it is alive cannot be seen from here")
         }
+        Reach::Unreadable => Some("the processes could not be read: what is left of the run is not known"),
     }
 }

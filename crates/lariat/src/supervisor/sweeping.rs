@@ -16,9 +16,10 @@ use lariat_sys::signal::Signal;
 use lariat_sys::{process, procfs, tree};
 
 use super::driver::Driver;
+use super::runs::reach_in_words;
 use crate::event::EventKind;
 use crate::ledger::recover::patterns::CommandPattern;
-use crate::ledger::recover::{self, Clues, Findings, Found, Living, Snapshot};
+use crate::ledger::recover::{self, Clues, Findings, Found, Reach, Snapshot};
 use crate::process::Mark;
 use crate::service::graph::Place;
 use crate::service::machine;
@@ -242,7 +243,7 @@ impl Driver {
 
     /// Everything of the run that hangs on no keeper.
     fn found_set(&self) -> FoundSet {
-        let set = FoundSet::new(Clues::of(self.books.record()));
+        let set = FoundSet::new(Clues::of(self.books.record())).beside(&self.living);
         if self.options.is_subreaper { set.with_children_but(self.excepted()) } else { set }
     }
 
@@ -258,7 +259,8 @@ impl Driver {
         let (found, strays) = self.look_around();
         let held = self.held_ports(&found.certain);
         let is_kept = self.units.iter().any(|unit| unit.life.is_some());
-        let is_quiet = found.certain.is_empty()
+        let is_quiet = found.reach == Reach::Here
+            && found.certain.is_empty()
             && !is_kept
             && self.leaving.is_empty()
             && !held.iter().any(|port| port.is_ours);
@@ -273,6 +275,11 @@ impl Driver {
         }
         // One that /proc hides is not gone because it cannot be seen.
         self.tally.retain_left(|left| !is_surely_gone(left.identity()));
+        if let Some(words) = reach_in_words(found.reach) {
+            // The keepers' proof stands, and the next command looks again.
+            self.is_blind = true;
+            self.tally.note(words);
+        }
         for found in found.certain {
             if let Some(left) = verify::describe(found.identity, "alive at the last look") {
                 self.tally.left(left);
@@ -305,7 +312,7 @@ impl Driver {
     /// Looks for what is left of the run, and for development servers in the project that are younger than it and hang on
     /// nobody of lariat's.
     fn look_around(&self) -> (Findings, Vec<Found>) {
-        let Ok(mut snapshot) = Snapshot::take(&Living::default()) else {
+        let Ok(mut snapshot) = Snapshot::take(&self.living) else {
             return (self.found_set().look(), Vec::new());
         };
         let findings = self.found_set().look_in(&mut snapshot);

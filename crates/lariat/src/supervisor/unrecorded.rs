@@ -3,15 +3,16 @@
 //! Responsible for what the next command makes of that; a `sweep` reads the entries itself ([`super::runs`]). Handles
 //! HAZARD(removed-ledger).
 
+use lariat_sys::Errno;
 use lariat_sys::identity::BootId;
 
 use super::crashed::Crashed;
 use super::recovery::{Finishing, Others, Past};
-use crate::ledger::StateDir;
 use crate::ledger::index::IndexEntry;
 use crate::ledger::lock::RunLock;
 use crate::ledger::record::RunId;
-use crate::ledger::recover::{Clues, Living, Snapshot};
+use crate::ledger::recover::{Clues, Snapshot};
+use crate::ledger::{LedgerError, StateDir};
 
 /// Returns the entry of a run of the project that is not in its ledger, whose supervisor is dead, and that may have left
 /// somebody: it began in this boot.
@@ -37,21 +38,23 @@ pub(super) fn look(
     entry: &IndexEntry,
     state: StateDir,
     lock: RunLock,
-    mut notes: Vec<String>,
+    notes: Vec<String>,
     others: &Others,
-) -> Past {
+) -> Result<Past, LedgerError> {
     // Its keepers do not hold the lock's new file.
-    let Ok(snapshot) = Snapshot::take(&Living::default()) else {
-        notes.push("the list of processes could not be read, so what it left is not known".to_owned());
-        return Past::Nothing { state, lock, notes };
-    };
-    let keepers = snapshot.keepers_above(entry.run.as_str());
+    let snapshot = Snapshot::take(&others.living).map_err(unreadable)?;
+    let began = entry.supervisor.map(|supervisor| supervisor.start);
+    let keepers = snapshot.keepers_above(entry.run.as_str(), began);
     if !keepers.is_empty() {
-        return Past::Finishing(Finishing::of_keepers(state, keepers));
+        return Ok(Past::Finishing(Finishing::of_keepers(state, keepers)));
     }
     let mut clues = Clues::of_entry(entry);
     clues.cgroup_bases.extend(others.cgroup_bases.iter().cloned());
     let crashed = Crashed::new(state, Some(lock), None, clues, notes).look(&others.living);
     // One that ended well could not say so in a ledger that was gone.
-    crashed.or_nothing(format!("the ledger of run {} is gone", entry.run))
+    Ok(crashed.or_nothing(format!("the ledger of run {} is gone", entry.run)))
+}
+
+fn unreadable(errno: Errno) -> LedgerError {
+    LedgerError::File { step: "list the processes in", path: "/proc".into(), cause: errno.into() }
 }

@@ -102,9 +102,10 @@ fn an_unmarked_daemon_is_possible_if_it_hangs_on_nobody_alive() {
 #[test]
 fn where_the_user_is_at_home_everything_is_his() {
     for (home, is_found) in
-        [(None, true), (Some("/home/me"), true), (Some("/p"), false), (Some("/p/x"), false)]
+        [(None, false), (Some("/home/me"), true), (Some("/p"), false), (Some("/p/x"), false)]
     {
-        let snapshot = Snapshot { home: home.map(Into::into), ..snapshot(&[unmarked(300), bare(301)]) };
+        let mut snapshot = snapshot(&[unmarked(300), bare(301)]);
+        snapshot.living.home = home.map(Into::into);
         let found = reasons(&find(&clues(), &snapshot).possible);
         let is_offered = |pid| found.iter().any(|(found, _)| *found == pid);
         assert_eq!((is_offered(300), is_offered(301)), (is_found, true), "{home:?}: {found:?}");

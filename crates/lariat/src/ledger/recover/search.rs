@@ -373,12 +373,21 @@ impl Snapshot {
         places.min_by_key(|(identity, _)| (identity.start, identity.pid)).map(|(_, dir)| dir)
     }
 
-    /// Returns the keepers that somebody with this mark hangs on.
+    /// Returns the keepers of a run with this mark that began then: our user's, that somebody with the mark hangs on. One
+    /// that carries the mark itself is of a run within it, and one that is older is of the run around it.
     #[must_use]
-    pub fn keepers_above(&self, mark: &str) -> Vec<Identity> {
+    pub fn keepers_above(&self, mark: &str, began: Option<u64>) -> Vec<Identity> {
         let carries = |process: &&Process| process.mark.as_ref().is_some_and(|found| found.run == mark);
         let carriers: Vec<i32> = self.processes.iter().filter(carries).map(pid).collect();
-        let keepers = self.processes.iter().filter(|process| process.is_keeper);
+        let is_its = |keeper: &&Process| {
+            keeper.is_keeper
+                && keeper.uid == Some(self.user)
+                && !carries(keeper)
+                && began.is_none_or(|began| keeper.identity.start >= began)
+                && !self.spared.contains(&keeper.identity.pid)
+                && !self.living.own.contains(&keeper.identity)
+        };
+        let keepers = self.processes.iter().filter(is_its);
         let is_above = |keeper: &&Process| {
             let below = self.with_descendants(vec![keeper.identity.pid]);
             carriers.iter().any(|carrier| below.contains(carrier))

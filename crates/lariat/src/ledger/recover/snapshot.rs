@@ -144,11 +144,9 @@ pub struct Snapshot {
     pub pid_namespace: Option<u64>,
     /// The user that we are.
     pub user: u32,
-    /// Where that user is at home, without links.
-    pub home: Option<PathBuf>,
     /// Ourselves, pid 1 and our ancestors: never found, whatever they look like.
     pub spared: BTreeSet<i32>,
-    /// Runs that are alive.
+    /// What is known of the user's runs that are alive.
     pub living: Living,
     /// The processes, in any order.
     pub processes: Vec<Process>,
@@ -173,7 +171,6 @@ impl Snapshot {
             boot,
             pid_namespace,
             user,
-            home: std::env::var_os("HOME").and_then(|home| Path::new(&home).canonicalize().ok()),
             spared,
             living: living.clone(),
             processes,

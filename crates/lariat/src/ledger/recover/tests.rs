@@ -71,12 +71,12 @@ fn member(pid: i32) -> Process {
 
 pub(super) fn snapshot(processes: &[Process]) -> Snapshot {
     let spared = BTreeSet::from([1, 500]);
-    let (boot, living) = ("boot".into(), Living::default());
+    let boot = "boot".into();
+    let living = Living { home: Some("/home/me".into()), ..Living::default() };
     Snapshot {
         boot,
         pid_namespace: Some(7),
         user: ME,
-        home: Some("/home/me".into()),
         spared,
         living,
         processes: processes.to_vec(),
@@ -343,8 +343,11 @@ fn a_run_that_is_alive_is_spared() {
     let mut snapshot = snapshot(&processes);
     let all = find(&clues(), &snapshot);
     assert!(all.certain.len() > 5, "the negative control: {:?}", reasons(&all.certain));
-    snapshot.living =
-        Living { marks: BTreeSet::from([ANOTHER.to_owned()]), own: BTreeSet::from([supervisor.identity]) };
+    snapshot.living = Living {
+        marks: BTreeSet::from([ANOTHER.to_owned()]),
+        own: BTreeSet::from([supervisor.identity]),
+        home: None,
+    };
     let findings = find(&clues(), &snapshot);
     assert_eq!(reasons(&findings.certain), [(100, Why::Recorded), (402, Why::Output)]);
     assert_eq!(reasons(&findings.possible), []);
@@ -355,6 +358,27 @@ fn a_run_inside_another_one_does_not_claim_what_carries_the_others_mark() {
     let clues = Clues { has_mark: false, ..clues() };
     let findings = find(&clues, &snapshot(&[leader(), marked(300), Process { ppid: 100, ..marked(301) }]));
     assert_eq!(reasons(&findings.certain), [(100, Why::Recorded), (301, Why::Descendant(100))]);
+}
+
+#[test]
+fn only_its_own_keepers_are_waited_for() {
+    // Its own is born after it began (50), and carries what was around it.
+    let own = Process { is_keeper: true, ..process(400) };
+    let of = |keeper: Process| {
+        let member = Process { ppid: keeper.identity.pid, ..marked(401) };
+        let mut all = snapshot(&[keeper, member]);
+        all.living.own.insert(Identity::new(402, 60));
+        all.keepers_above(RUN, Some(50)).into_iter().map(|keeper| keeper.pid).collect::<Vec<_>>()
+    };
+    assert_eq!(of(own.clone()), [400]);
+    assert_eq!(of(Process { mark: of_another(1).mark, ..own.clone() }), [400], "of a run within another");
+    let of_inner = Process { mark: marked(1).mark, ..own.clone() };
+    let of_outer = Process { identity: Identity::new(400, 49), ..own.clone() };
+    let above_us = Process { identity: Identity::new(500, 60), ..own.clone() };
+    let of_living = Process { identity: Identity::new(402, 60), ..own.clone() };
+    for keeper in [of_inner, of_outer, above_us, of_living, foreign(own)] {
+        assert!(of(keeper.clone()).is_empty(), "{keeper:?}");
+    }
 }
 
 #[test]
@@ -372,8 +396,8 @@ fn marks_that_nobody_knows_are_lost_unless_a_keeper_is_above_them() {
     assert_eq!(marks, BTreeMap::from([(RUN.to_owned(), true), (ANOTHER.to_owned(), false)]));
     let known = BTreeSet::from([RUN.to_owned(), ANOTHER.to_owned()]);
     assert!(snapshot.unknown_marks(&known).is_empty());
-    assert_eq!(snapshot.keepers_above(ANOTHER), [keeper.identity]);
-    assert!(snapshot.keepers_above(RUN).is_empty());
+    assert_eq!(snapshot.keepers_above(ANOTHER, None), [keeper.identity]);
+    assert!(snapshot.keepers_above(RUN, None).is_empty());
     // The eldest whose place could be read.
     snapshot.processes[1].dir = Some("/p".into());
     assert_eq!(snapshot.place_of(ANOTHER), Some(Path::new("/p")));
@@ -539,7 +563,7 @@ proptest! {
         let nothing = find(&Clues::mark_only(RunId::try_from("f".repeat(16)).unwrap()), &snapshot);
         prop_assert!(nothing.is_empty());
         // Another run that is alive loses nobody who carries its mark, or is its own, but recorded leaders.
-        let living = Living { marks: BTreeSet::from(["other".into()]), own: BTreeSet::new() };
+        let living = Living { marks: BTreeSet::from(["other".into()]), own: BTreeSet::new(), home: None };
         let findings = find(&Clues { ports: vec![("web".into(), 8000)], began: Some(50), ..clues.clone() },
             &Snapshot { living, ..snapshot });
         for found in findings.certain.iter().chain(&findings.possible) {

@@ -47,7 +47,7 @@ impl Search<'_> {
     /// It may be any person's, and yet there is nobody alive whose it could be.
     fn is_lost(&self, process: &Process, place: &Path) -> bool {
         // Whatever its user has is in such a place.
-        let is_everywhere = self.snapshot.home.as_ref().is_some_and(|home| home.starts_with(place));
+        let is_everywhere = self.snapshot.living.home.as_ref().is_none_or(|home| home.starts_with(place));
         let leader = self
             .holders
             .get(&process.session)
