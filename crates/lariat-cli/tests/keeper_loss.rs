@@ -20,14 +20,14 @@ fn lose_it_before_its_first_word(command: Command, facts: &Facts) -> Option<Trac
 
 /// The same, once `is_time`.
 fn lose_it_then(command: Command, is_time: impl Fn() -> bool) -> Option<Trace> {
-    let mut trace = hold_at_its_first_word(command, is_time)?;
+    let mut trace = hold_at_its_first_word(0, command, is_time)?;
     trace.strike(Victims::Keeper(0));
     assert!(trace.has_struck());
     Some(trace)
 }
 
-/// Starts a command, and holds its keeper up at its first word until `is_time`.
-fn hold_at_its_first_word(command: Command, is_time: impl Fn() -> bool) -> Option<Trace> {
+/// Starts a command, and holds the keeper that is its nth up at its first word until `is_time`.
+fn hold_at_its_first_word(nth: usize, command: Command, is_time: impl Fn() -> bool) -> Option<Trace> {
     let mut trace = match Trace::start(command, &subject::lariat(LARIAT), Who::Supervisor, None) {
         Ok(trace) => trace,
         Err(error) => {
@@ -35,7 +35,7 @@ fn hold_at_its_first_word(command: Command, is_time: impl Fn() -> bool) -> Optio
             return None;
         }
     };
-    trace.hold(Who::Keeper(0), "sendto", 0);
+    trace.hold(Who::Keeper(nth), "sendto", 0);
     assert!(trace.run("the keeper's first word", |trace| trace.is_held() && is_time()));
     Some(trace)
 }
@@ -82,37 +82,65 @@ fn a_keeper_of_a_service_that_dies_before_its_first_word_leaves_nobody_to_be_tol
 fn an_orphan_is_not_taken_for_its_leader_that_is_dead() {
     // Without a trial of cgroups, whose process would be counted as a keeper.
     let arena = Arena::with(Containment::Lineage);
-    let script = |facts: &Facts| {
-        format!("setsid sh -c \"{}\" &", fixture::line("alone", facts, "--manner graceful --ms 5"))
-    };
-    let is_orphan = |facts: &Facts| {
-        let seen = facts.has("ready").then(|| census::Seen::of(facts.pid("leader"))).flatten();
-        let parent =
-            seen.filter(|seen| seen.session == seen.pid).and_then(|seen| census::Seen::of(seen.parent));
-        parent.is_some_and(|parent| parent.comm.starts_with("keeper:"))
-    };
-    let assert_told = |facts: &Facts| {
-        assert_eq!(facts.told("leader"), [1], "{:?}", facts.names());
-        assert!(facts.has("clean-leader"), "{:?}", facts.names());
-    };
-
     let facts = arena.facts("run");
-    let words = ["run", "--grace", "20s", "--", "sh", "-c", &script(&facts)];
+    let words = ["run", "--grace", "20s", "--", "sh", "-c", &leaves_an_orphan(&facts)];
     let command = arena.command(subject::lariat(LARIAT)).args(words).own_session();
     let Some(trace) = lose_it_then(command, || is_orphan(&facts)) else { return };
     assert_eq!(trace.running().wait().code(), Some(125));
-    assert_told(&facts);
+    assert_orphan_told(&facts);
 
     let facts = arena.facts("up");
-    let toml =
-        format!("[service.server]\nrun = ['sh', '-c', '{}']\nstop = {{ grace = '14s' }}\n", script(&facts));
+    let script = leaves_an_orphan(&facts);
+    let toml = format!("[service.server]\nrun = ['sh', '-c', '{script}']\nstop = {{ grace = '14s' }}\n");
     let stack = Stack::new(&arena, LARIAT, "project", &toml);
     let Some(trace) = lose_it_then(stack.lariat(&arena, &["up", "--yes"]), || is_orphan(&facts)) else {
         return;
     };
     assert_eq!(trace.running().wait().code(), Some(1));
-    assert_told(&facts);
+    assert_orphan_told(&facts);
     arena.finish();
+}
+
+/// The same of a keeper that is lost while the orphans of another one are being ended.
+#[test]
+fn nor_is_one_of_the_second_keeper_that_is_lost() {
+    // Without a trial of cgroups, whose process would be counted as a keeper.
+    let arena = Arena::with(Containment::Lineage);
+    let (first, second) = (arena.facts("first"), arena.facts("second"));
+    let (line, script) = (fixture::line("alone", &first, "--manner stubborn"), leaves_an_orphan(&second));
+    let toml = format!(
+        "[service.first]\nrun = '{line}'\nstop = {{ grace = '3s' }}\n\
+         [service.second]\nrun = ['sh', '-c', '{script}']\nstop = {{ grace = '8s' }}\n"
+    );
+    let stack = Stack::new(&arena, LARIAT, "project", &toml);
+    let is_time = || first.has("ready") && is_orphan(&second);
+    let Some(mut trace) = hold_at_its_first_word(1, stack.lariat(&arena, &["up", "--yes"]), is_time) else {
+        return;
+    };
+    let keepers = arena.alive().into_iter().filter(|seen| seen.comm == "keeper:first");
+    keepers.for_each(|seen| seen.kill());
+    assert!(trace.run("the first keeper's loss", |_| stack.count("keeper-lost") == 1));
+    trace.strike(Victims::Keeper(1));
+    assert!(trace.has_struck());
+    assert_eq!(trace.running().wait().code(), Some(1));
+    assert_orphan_told(&second);
+    arena.finish();
+}
+
+/// A line for `sh` that leaves a process in a session of its own and ends.
+fn leaves_an_orphan(facts: &Facts) -> String {
+    format!("setsid sh -c \"{}\" &", fixture::line("alone", facts, "--manner graceful --ms 5"))
+}
+
+fn is_orphan(facts: &Facts) -> bool {
+    let seen = facts.has("ready").then(|| census::Seen::of(facts.pid("leader"))).flatten();
+    let parent = seen.filter(|seen| seen.session == seen.pid).and_then(|seen| census::Seen::of(seen.parent));
+    parent.is_some_and(|parent| parent.comm.starts_with("keeper:"))
+}
+
+fn assert_orphan_told(facts: &Facts) {
+    assert_eq!(facts.told("leader"), [1], "{:?}", facts.names());
+    assert!(facts.has("clean-leader"), "{:?}", facts.names());
 }
 
 /// The orphans of two keepers cannot be told apart, and end together: the one who is lost second gets its grace all the
@@ -264,7 +292,7 @@ fn a_keeper_that_is_held_before_anybody_knows_it_is_done_without() {
     let words =
         ["run", "--grace", "1s", "--", fixture::path(), "daemon", "--manner", "graceful", "--ms", "5"];
     let command = arena.command(&lariat).args(words).facts(&facts).own_session();
-    let Some(trace) = hold_at_its_first_word(command, || facts.has("ready")) else { return };
+    let Some(trace) = hold_at_its_first_word(0, command, || facts.has("ready")) else { return };
     trace.running().signal(libc::SIGKILL);
     arena.command(&lariat).args(["sweep", "--all", "--yes"]).start().wait_at_most(PATIENCE).expect(0);
     drop(trace);

@@ -48,6 +48,8 @@ pub struct Lineage {
     keeps_leader: bool,
     /// Children that are not ours to end, with all that is below them.
     except: Vec<i32>,
+    /// Those of them that are subreapers and hand on what they leave.
+    keepers: Vec<i32>,
     stats: Vec<Stat>,
     orphans: Vec<i32>,
     /// Members that the last walks found, by number.
@@ -74,6 +76,7 @@ impl Lineage {
             leader,
             keeps_leader: false,
             except,
+            keepers: Vec::new(),
             stats: Vec::new(),
             orphans: Vec::new(),
             held: HashMap::new(),
@@ -86,9 +89,18 @@ impl Lineage {
         self.leader = None;
     }
 
-    /// Changes which children are not ours to end.
-    pub fn set_except(&mut self, except: Vec<i32>) {
+    /// Changes which children are not ours to end, and which of them are `keepers` whose death the caller has yet to take
+    /// notice of: while one of these is dead nobody is reaped, so that the caller sees whom it left.
+    pub fn set_except(&mut self, except: Vec<i32>, keepers: Vec<i32>) {
         self.except = except;
+        self.keepers = keepers;
+    }
+
+    /// HAZARD(hand-on-order): the kernel hands on what a keeper leaves and makes a zombie of it in one step, so a child that
+    /// was seen before this is asked is not of a keeper that lives.
+    fn has_lost_keeper(&self) -> bool {
+        let is_alive = |pid: i32| procfs::read_stat(pid).ok().flatten().is_some_and(|stat| stat.is_alive());
+        self.keepers.iter().any(|keeper| !is_alive(*keeper))
     }
 
     /// Returns whether no child is there, dead or alive, but the leader and the excepted.
@@ -252,9 +264,9 @@ impl Containment for Lineage {
     /// for ever (HAZARD(orphan-reap)).
     fn reap(&mut self) -> bool {
         let mut orphans = std::mem::take(&mut self.orphans);
-        let is_read = self.orphans(&mut orphans).is_ok();
+        let may_reap = self.orphans(&mut orphans).is_ok() && !self.has_lost_keeper();
         let mut is_changed = false;
-        for pid in orphans.iter().filter(|_| is_read) {
+        for pid in orphans.iter().filter(|_| may_reap) {
             is_changed |= matches!(reap::reap(*pid), Ok(Some(_)));
         }
         self.orphans = orphans;

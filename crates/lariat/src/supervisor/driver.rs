@@ -370,6 +370,12 @@ impl Driver {
         lives.chain(leaving).map(|keeper| keeper.identity().pid).collect()
     }
 
+    /// Those of them that were alive when we last looked.
+    pub(super) fn unlost_keepers(&self) -> Vec<i32> {
+        let lives = self.units.iter().filter_map(|unit| unit.life.as_ref()).filter(|life| !life.is_lost);
+        lives.map(|life| life.keeper.identity().pid).collect()
+    }
+
     /// Watches what the embedder passed in.
     pub(super) fn watch_all(&mut self) -> lariat_sys::Result<()> {
         if let Some(signals) = &self.options.signals {

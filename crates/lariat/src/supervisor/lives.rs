@@ -106,6 +106,7 @@ impl Driver {
                     keeper: begun.keeper,
                     talk: Some(talk),
                     death,
+                    is_lost: false,
                     leader: None,
                     began: now,
                     flow: begun.flow,
@@ -252,13 +253,14 @@ impl Driver {
         // What it said before it died comes first: its last word makes this an exit like any other.
         self.hear(place);
         self.settle();
-        let Some(life) = &mut self.units[place].life else { return };
+        let Some(life) = self.units[place].life.as_mut().filter(|life| !life.is_lost) else { return };
         // What was reported may be the end of the life before this one, and this keeper well.
         // HAZARD(traced-keeper): a dead one whose zombie a debugger has is reaped when that one lets go. Were it waited for,
         // and the debugger a member, nobody would end that one.
         if !life.keeper.reap() && !matches!(life.keeper.pidfd().has_exited(), Ok(true)) {
             return;
         }
+        life.is_lost = true;
         self.poller.remove(life.keeper.pidfd(), life.death);
         if let Some(key) = life.talk.take() {
             self.poller.remove(&life.keeper, key);
@@ -273,6 +275,21 @@ impl Driver {
             self.publish(EventKind::KeeperLost { service, is_isolated });
             self.tell(place, machine::Event::KeeperGone);
         }
+    }
+
+    /// Takes notice of the keepers that have died since, and says whether there were any. To be called before any child is
+    /// reaped: the one who came from a keeper and is dead as well may be its leader, who must be there to be known by.
+    pub(super) fn notice_lost_keepers(&mut self) -> bool {
+        let is_lost = |life: &Life| !life.is_lost && matches!(life.keeper.pidfd().has_exited(), Ok(true));
+        let mut has_lost_any = false;
+        for place in 0..self.units.len() {
+            if self.units[place].life.as_ref().is_some_and(is_lost) {
+                has_lost_any = true;
+                self.keeper_died(place);
+                self.settle();
+            }
+        }
+        has_lost_any
     }
 
     /// A keeper that had nothing more to say has exited.

@@ -76,9 +76,9 @@ impl Driver {
         if self.sweep.is_none() {
             return;
         }
-        let excepted = self.excepted();
+        let (excepted, keepers) = (self.excepted(), self.unlost_keepers());
         if let Some(sweep) = &mut self.sweep {
-            sweep.ending.containment().inner().set_except(excepted);
+            sweep.ending.containment().inner().set_except(excepted, keepers);
         }
     }
 
@@ -96,9 +96,10 @@ impl Driver {
         }
         let signal = self.spec.services[place].stop.signal;
         let plan = StopPlan { signal, scope: StopScope::Staged, grace };
-        let orphans = Lineage::of_orphans(leader, self.excepted());
+        let orphans = Lineage::of_orphans(leader, Vec::new());
         let ending = Ending::new(Bounded::new(orphans, group.into_iter().collect()), plan, told);
         self.sweep = Some(Sweep { ending, places: vec![place], hurry_at: None });
+        self.update_exceptions();
         self.turn_sweep(now);
     }
 
@@ -134,6 +135,7 @@ impl Driver {
     }
 
     pub(super) fn turn_sweep(&mut self, now: Instant) {
+        self.notice_lost_keepers();
         let Some(sweep) = &mut self.sweep else { return };
         let is_due = sweep.hurry_at.is_some_and(|at| now >= at);
         let end = if is_due {
@@ -164,27 +166,21 @@ impl Driver {
     pub(super) fn children_changed(&mut self, now: Instant) {
         self.wake_keepers();
         self.reap_leaving();
+        self.notice_lost_keepers();
         if self.sweep.is_some() {
             return self.turn_sweep(now);
         }
         if self.hunt.is_some() {
             return self.turn_hunt(now);
         }
-        let excepted = self.excepted();
         while let Ok(Some(ChildEvent::Exited { pid, .. })) = reap::peek() {
-            // One that is not ours to reap hides those behind it until it is reaped.
-            if excepted.contains(&pid) || self.has_lost_keeper() || !matches!(reap::reap(pid), Ok(Some(_))) {
+            // One that is not ours to reap hides those behind it until it is reaped. And the kernel hands on what a keeper
+            // leaves and makes a zombie of it in one step, so whoever was seen already came from one that is noticed now.
+            let is_ours = !self.excepted().contains(&pid);
+            if !is_ours || self.notice_lost_keepers() || !matches!(reap::reap(pid), Ok(Some(_))) {
                 return;
             }
         }
-    }
-
-    /// Says whether a keeper is dead of which we have not taken notice yet. The one who came from it and is dead as well may
-    /// be its leader, who must be there to be known by when we do. Asked after that one was seen, it cannot be too early:
-    /// the kernel hands on what a process leaves and makes a zombie of it in one step.
-    fn has_lost_keeper(&self) -> bool {
-        let mut lives = self.units.iter().filter_map(|unit| unit.life.as_ref());
-        lives.any(|life| !matches!(life.keeper.pidfd().has_exited(), Ok(false)))
     }
 
     /// HAZARD(keeper-stopped): one that is stopped would not even see that its service has ended.
@@ -225,6 +221,7 @@ impl Driver {
     }
 
     pub(super) fn turn_hunt(&mut self, now: Instant) {
+        self.notice_lost_keepers();
         let end = self.hunt.as_mut().and_then(|hunt| hunt.ending.turn());
         self.hunt_ended(now, end);
     }

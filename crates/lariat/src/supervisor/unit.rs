@@ -55,6 +55,8 @@ pub(super) struct Life {
     pub(super) talk: Option<Key>,
     /// The keeper's death.
     pub(super) death: Key,
+    /// It has been taken notice of.
+    pub(super) is_lost: bool,
     pub(super) leader: Option<Identity>,
     pub(super) began: Instant,
     pub(super) flow: Arc<Flow>,
