@@ -86,7 +86,7 @@ pub(crate) fn run(options: &RunOptions) -> Result<Ended, RunError> {
     })?;
     let Some(child) = forked else {
         // The keeper. What it does not need must not outlive us in it.
-        drop((ours, signals, ties));
+        drop((ours, signals, ties, record));
         let holdings = Holdings { cgroup: group, supervisor: Some(us), outside, ..Holdings::default() };
         process::exit_now(become_keeper(plan, theirs, holdings));
     };
