@@ -1,4 +1,7 @@
 //! What is done before there is a command: its surroundings, its plan, its cgroup, its record, its keeper.
+//!
+//! Steps only: their order, and what is undone after one that failed, is [`super::driver`]'s. Nobody is waited for here.
+//! Handles HAZARD(sigchld-ignored) and, for the ties, HAZARD(keeper-stopped).
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
