@@ -339,7 +339,7 @@ fn a_run_whose_lock_was_removed_is_not_swept() {
 /// A stack whose state directory is removed. Kills its supervisor, and its keepers as well if all are to die.
 fn lose_its_ledger(arena: &Arena, facts: &Facts, args: &str, is_all: bool) -> Stack {
     let line = fixture::line("daemon", facts, args);
-    let toml = format!("[service.server]\nrun = '{line}'\nstop = {{ grace = '1s' }}\n");
+    let toml = format!("[service.server]\nrun = '{line}'\nstop = {{ grace = '20s' }}\n");
     let stack = Stack::new(arena, LARIAT, "project", &toml);
     let up = stack.up(arena);
     facts.wait_for("ready");
@@ -351,6 +351,9 @@ fn lose_its_ledger(arena: &Arena, facts: &Facts, args: &str, is_all: bool) -> St
     }
     up.signal(libc::SIGKILL);
     drop(up.wait());
+    if is_all {
+        wait_until("the keepers' end", PATIENCE, || stack.keepers(arena).is_empty().then_some(()));
+    }
     std::fs::remove_dir_all(stack.dir().join(".lariat")).expect("nobody writes there any more");
     stack
 }
@@ -384,12 +387,19 @@ fn keepers_of_a_run_whose_ledger_was_removed_are_waited_for() {
         let arena = Arena::with(Containment::Lineage);
         let facts = arena.facts("f");
         let stack = lose_its_ledger(&arena, &facts, "--manner stubborn", false);
-        let daemon = facts.pid("daemon");
-        let ending = stack.run(&arena, next).expect(code);
+        // The keeper has told them, in vain, and waits for the end of their grace period.
+        let members = MEMBERS.map(|role| census::Seen::of(facts.pid(role)).expect("it ignores the stop"));
+        let waiting = stack.lariat(&arena, next).start();
+        wait_until("the wait", PATIENCE, || {
+            assert!(waiting.is_alive(), "{next:?} does not wait: {:?}", waiting.wait());
+            waiting.stderr().contains("keepers of a dead supervisor").then_some(())
+        });
+        assert!(members.iter().all(census::Seen::is_alive_now), "{next:?} has ended them itself");
+        members.iter().for_each(census::Seen::kill);
+        let ending = waiting.wait().expect(code);
         let said = format!("{}{}", ending.out(), ending.err());
-        assert!(said.contains("keepers of a dead supervisor"), "{next:?}: {said}");
-        assert!(arena.alive().iter().all(|alive| alive.pid != daemon), "{next:?}: {said}");
-        stack.run(&arena, &["down", "--yes"]);
+        assert!(!members.iter().any(census::Seen::is_alive_now), "{next:?}: {said}");
+        stack.run(&arena, &["down", "--yes", "--force"]);
         arena.wait_until_empty(PATIENCE);
         arena.finish();
     }

@@ -25,6 +25,27 @@ fn start(arena: &Arena, options: &[&str], kind: &[&str]) -> (Running, Facts) {
     (running, facts)
 }
 
+/// A graceful fixture of this kind on a lifeline.
+fn on_lifeline(arena: &Arena, facts: &Facts, kind: &str) -> Command {
+    let command =
+        lariat(arena).args(["run", "--lifeline", "--", fixture::path(), kind, "--manner", "graceful"]);
+    command.facts(facts).stdin(Stdio::piped())
+}
+
+/// Stops a process, and waits until it is.
+fn stop(process: &census::Seen) {
+    process.signal(libc::SIGSTOP);
+    wait_until("the stop", PATIENCE, || (state(process.pid) == 'T').then_some(()));
+}
+
+/// Closes the lifeline, and waits until the leader and this one have ended as they like to.
+#[track_caller]
+fn end_by_lifeline(mut running: Running, facts: &Facts, other: &str) {
+    drop(running.take_stdin());
+    assert_eq!(running.wait().code(), Some(0));
+    assert!(facts.has("clean-leader") && facts.has(&format!("clean-{other}")), "{:?}", facts.names());
+}
+
 #[test]
 fn the_grace_period_is_the_one_that_was_asked_for() {
     let arena = Arena::new();
@@ -118,18 +139,11 @@ fn a_sent_second_signal_within_a_second_leaves_the_grace_period_alone() {
 fn the_lifelines_end_ends_everything_gracefully() {
     let arena = Arena::new();
     let facts = arena.facts("f");
-    let mut running = lariat(&arena)
-        .args(["run", "--lifeline", "--", fixture::path(), "daemon", "--manner", "graceful"])
-        .facts(&facts)
-        .stdin(Stdio::piped())
-        .own_session()
-        .start();
+    let running = on_lifeline(&arena, &facts, "daemon").own_session().start();
     facts.wait_for("ready");
     let stdin = std::fs::read_link(format!("/proc/{}/fd/0", facts.pid("leader"))).expect("it is alive");
     assert_eq!(stdin.as_os_str(), "/dev/null");
-    drop(running.take_stdin());
-    assert_eq!(running.wait().code(), Some(0));
-    assert!(facts.has("clean-leader") && facts.has("clean-daemon"));
+    end_by_lifeline(running, &facts, "daemon");
     arena.finish();
 }
 
@@ -138,21 +152,12 @@ fn the_lifelines_end_ends_everything_gracefully() {
 fn the_lifelines_end_ends_a_stopped_command() {
     let arena = Arena::new();
     let facts = arena.facts("f");
-    let mut running = lariat(&arena)
-        .args(["run", "--lifeline", "--", fixture::path(), "child", "--manner", "graceful"])
-        .facts(&facts)
-        .stdin(Stdio::piped())
-        .own_group()
-        .start();
+    let running = on_lifeline(&arena, &facts, "child").own_group().start();
     facts.wait_for("ready");
-    let leader = census::Seen::of(facts.pid("leader")).expect("it is alive");
-    leader.signal(libc::SIGSTOP);
-    wait_until("the stop", PATIENCE, || (state(leader.pid) == 'T').then_some(()));
+    stop(&census::Seen::of(facts.pid("leader")).expect("it is alive"));
     let asleep = wait_at_most(Duration::from_millis(300), || (state(running.pid()) == 'T').then_some(()));
     assert_eq!(asleep, None, "lariat stopped with its command");
-    drop(running.take_stdin());
-    assert_eq!(running.wait().code(), Some(0));
-    assert!(facts.has("clean-leader") && facts.has("clean-child"));
+    end_by_lifeline(running, &facts, "child");
     arena.finish();
 }
 
@@ -161,18 +166,10 @@ fn the_lifelines_end_ends_a_stopped_command() {
 fn the_lifelines_end_wakes_a_stopped_lariat() {
     let arena = Arena::new();
     let facts = arena.facts("f");
-    let mut running = lariat(&arena)
-        .args(["run", "--lifeline", "--", fixture::path(), "child", "--manner", "graceful"])
-        .facts(&facts)
-        .stdin(Stdio::piped())
-        .own_session()
-        .start();
+    let running = on_lifeline(&arena, &facts, "child").own_session().start();
     facts.wait_for("ready");
-    running.signal(libc::SIGSTOP);
-    wait_until("the stop", PATIENCE, || (state(running.pid()) == 'T').then_some(()));
-    drop(running.take_stdin());
-    assert_eq!(running.wait().code(), Some(0));
-    assert!(facts.has("clean-leader") && facts.has("clean-child"));
+    stop(&running.seen().expect("it is alive"));
+    end_by_lifeline(running, &facts, "child");
     arena.finish();
 }
 
@@ -181,16 +178,10 @@ fn the_lifelines_end_wakes_a_stopped_lariat() {
 fn bytes_on_the_lifeline_continue_no_stopped_command() {
     let arena = Arena::new();
     let facts = arena.facts("f");
-    let mut running = lariat(&arena)
-        .args(["run", "--lifeline", "--", fixture::path(), "child", "--manner", "graceful"])
-        .facts(&facts)
-        .stdin(Stdio::piped())
-        .own_session()
-        .start();
+    let mut running = on_lifeline(&arena, &facts, "child").own_session().start();
     facts.wait_for("ready");
     let leader = census::Seen::of(facts.pid("leader")).expect("it is alive");
-    leader.signal(libc::SIGSTOP);
-    wait_until("the stop", PATIENCE, || (state(leader.pid) == 'T').then_some(()));
+    stop(&leader);
     let mut lifeline = running.take_stdin().expect("it is piped");
     lifeline.write_all(b"x").expect("somebody reads");
     let is_continued = || (state(leader.pid) != 'T').then_some(());
@@ -199,7 +190,7 @@ fn bytes_on_the_lifeline_continue_no_stopped_command() {
     running.signal(libc::SIGCONT);
     wait_until("the command to go on", PATIENCE, is_continued);
     drop(lifeline);
-    assert_eq!(running.wait().code(), Some(0));
+    end_by_lifeline(running, &facts, "child");
     arena.finish();
 }
 
@@ -225,8 +216,7 @@ fn a_command_that_was_stopped_without_a_shell_stays_stopped() {
     let arena = Arena::new();
     let (running, facts) = start(&arena, &[], &["alone"]);
     let leader = census::Seen::of(facts.pid("leader")).expect("it is alive");
-    leader.signal(libc::SIGSTOP);
-    wait_until("the stop", PATIENCE, || (state(leader.pid) == 'T').then_some(()));
+    stop(&leader);
     let awake = wait_at_most(Duration::from_millis(500), || (state(leader.pid) != 'T').then_some(()));
     assert_eq!(awake, None, "it was continued");
     leader.signal(libc::SIGCONT);
@@ -261,21 +251,16 @@ fn state(pid: i32) -> char {
 
 #[test]
 fn what_is_written_to_the_lifeline_means_nothing() {
-    use std::io::Write as _;
     let arena = Arena::new();
     let facts = arena.facts("f");
-    let mut running = lariat(&arena)
-        .args(["run", "--lifeline", "--", fixture::path(), "alone"])
-        .facts(&facts)
-        .stdin(Stdio::piped())
-        .own_session()
-        .start();
+    let mut running = on_lifeline(&arena, &facts, "alone").own_session().start();
     facts.wait_for("ready");
     let mut lifeline = running.take_stdin().expect("it is a pipe");
     lifeline.write_all(&[b'x'; 300_000]).expect("lariat reads its lifeline");
     assert!(running.is_alive() && !running.stdout().contains('x'));
+    assert!(facts.told("leader").is_empty());
     drop(lifeline);
-    assert_eq!(running.wait().code(), Some(143));
+    end_by_lifeline(running, &facts, "leader");
     arena.finish();
 }
 

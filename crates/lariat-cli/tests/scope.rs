@@ -31,6 +31,8 @@ fn kill_all_of_lariat(arena: &Arena, lariat: &Running) {
     keepers.iter().for_each(Seen::kill);
     lariat.signal(libc::SIGKILL);
     lariat.wait();
+    let is_gone = |keeper: &Seen| !keeper.is_alive_now();
+    wait_until("the keepers' end", PATIENCE, || keepers.iter().all(is_gone).then_some(()));
 }
 
 #[test]

@@ -8,11 +8,11 @@ use std::fs;
 use std::time::{Duration, SystemTime};
 
 use crash::{
-    LARIAT, User, at_runtime, is_alive, kill_at_once, lariat, listed, mark_of, names, project, said,
+    LARIAT, User, at_runtime, is_alive, kill_at_once, lariat, listed, mark_of, names, project, said, service,
     wait_records,
 };
 use lariat_testkit::census::Seen;
-use lariat_testkit::{Arena, Containment, Facts, PATIENCE, Running, fixture, wait_until};
+use lariat_testkit::{Arena, Containment, Facts, PATIENCE, Running, Stack, fixture, wait_until};
 use serde_json::Value;
 
 /// Starts `lariat run` of a fixture as the user, and waits for its record, the `count`th.
@@ -174,7 +174,10 @@ fn ps_all_shows_where_and_how_everything_is() {
     user.own(&arena);
     let none = user.runs(lariat(&arena, &["ps", "--all"])).run().expect(0);
     assert_eq!(none.out(), "no run of yours is known\n");
-    let (stack, facts) = project(&arena, "shop", "daemon", "--manner stubborn");
+    // Long enough for its keeper to be at work for as long as this test takes.
+    let facts = arena.facts("shop");
+    let toml = service("server", "daemon", &facts, "--manner stubborn").replace("300ms", "9m");
+    let stack = Stack::new(&arena, LARIAT, "shop", &toml);
     user.own(&arena);
     let up = user.up(&arena, &stack);
     facts.wait_for("ready");
@@ -195,7 +198,6 @@ fn ps_all_shows_where_and_how_everything_is() {
     // Its keeper has to wait for who ignores the stop signal.
     let keepers = lariat_testkit::census::children_of(up.pid());
     let keepers: Vec<Seen> = keepers.into_iter().filter_map(Seen::of).collect();
-    keepers.iter().for_each(|keeper| keeper.signal(libc::SIGSTOP));
     up.signal(libc::SIGKILL);
     up.wait();
     assert_eq!(state("stack").0, "finishing");

@@ -37,6 +37,13 @@ fn in_time(arena: &Arena, user: User, args: &[&str], code: i32) -> Ending {
     user.runs(lariat(arena, args)).start().wait_at_most(AT_MOST).expect(code)
 }
 
+/// Lets the file system fail whoever has asked it, and waits for their end: whom they asked for is gone by now.
+fn stop(mut server: DeafServer, arena: &Arena) {
+    server.stop();
+    let is_asker = |seen: &Seen| seen.comm.starts_with("lariat");
+    wait_until("the askers' end", PATIENCE, || (!arena.alive().iter().any(is_asker)).then_some(()));
+}
+
 fn state_of(ps: &Ending, dir: &str) -> Value {
     let json: Value = serde_json::from_str(&ps.out()).expect("one object");
     let runs = json["runs"].as_array().expect("a list").clone();
@@ -66,7 +73,7 @@ fn a_crashed_run_on_a_deaf_file_system_is_left_alone_and_all_others_are_ended() 
     let Some(user) = take() else { return };
     let arena = Arena::with(Containment::Lineage);
     let [(far, far_facts), (near, near_facts)] = two_crashed(&arena, user);
-    let mut server = deafen(&far);
+    let server = deafen(&far);
     let (far_dir, near_dir) = (far.dir().to_str().expect("a path"), near.dir().to_str().expect("a path"));
     let ps = in_time(&arena, user, &["ps", "--all", "--json"], 0);
     let shown = state_of(&ps, far_dir);
@@ -89,11 +96,7 @@ fn a_crashed_run_on_a_deaf_file_system_is_left_alone_and_all_others_are_ended() 
         said(&swept)
     );
     assert_eq!(listed(&arena).len(), 1, "it has to be found when it answers: {}", said(&swept));
-    // Who was asked dies with the question.
-    server.stop();
-    let is_asker = |seen: &Seen| seen.comm.starts_with("lariat");
-    wait_until("the askers' end", PATIENCE, || (!arena.alive().iter().any(is_asker)).then_some(()));
-    drop(server);
+    stop(server, &arena);
     in_time(&arena, user, &["sweep", "--all", "--yes", "--force"], 0);
     assert!(arena.alive().is_empty() && listed(&arena).is_empty() && at_runtime(&arena).is_empty());
     arena.finish();
@@ -117,6 +120,8 @@ fn a_live_run_on_a_deaf_file_system_is_alive() {
     drop(server);
     up.signal(libc::SIGTERM);
     up.wait().expect(0);
+    // Those who asked for the others are nobody's any more.
+    arena.wait_until_empty(PATIENCE);
     arena.finish();
 }
 
@@ -131,7 +136,7 @@ fn a_port_of_a_run_on_a_deaf_file_system_is_not_freed() {
     let up = user.up(&arena, &far);
     facts.wait_for("ready");
     wait_ledger(&far, facts.pid("leader"));
-    let mut server = deafen(&far);
+    let server = deafen(&far);
     let alive = in_time(&arena, user, &["port", &port.to_string()], 7);
     assert!(alive.out().contains("is alive"), "{}", said(&alive));
     crash(&arena, &[&up]);
@@ -139,8 +144,7 @@ fn a_port_of_a_run_on_a_deaf_file_system_is_not_freed() {
     let free = in_time(&arena, user, &["port", &port.to_string(), "--free", "--yes"], 5);
     assert!(said(&free).contains("does not answer") && is_alive(holder), "{}", said(&free));
     assert!(said(&free).contains(&format!("by hand: kill {holder}")), "{}", said(&free));
-    server.stop();
-    drop(server);
+    stop(server, &arena);
     in_time(&arena, user, &["port", &port.to_string(), "--free", "--yes"], 0);
     in_time(&arena, user, &["sweep", "--all", "--yes", "--force"], 0);
     arena.finish();

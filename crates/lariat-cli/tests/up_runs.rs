@@ -320,7 +320,7 @@ fn a_run_that_is_closed_after_a_crash_leaves_no_entry_and_no_socket() {
 fn ps_beside_keepers_at_work_does_not_deny_them() {
     let arena = Arena::new();
     let facts = arena.facts("f");
-    let toml = service("server", "alone", &facts, "--manner stubborn", "stop = { grace = '3s' }");
+    let toml = service("server", "alone", &facts, "--manner stubborn", "stop = { grace = '9m' }");
     let stack = Stack::new(&arena, LARIAT, "project", &toml);
     let up = stack.up(&arena);
     facts.wait_for("ready");
@@ -328,6 +328,7 @@ fn ps_beside_keepers_at_work_does_not_deny_them() {
     up.wait();
     let said = stack.run(&arena, &["ps"]).expect(6).err();
     assert!(said.contains("its keepers are ending the services"), "{said}");
+    Seen::of(facts.pid("leader")).expect("it ignores the stop").kill();
     arena.wait_until_empty(PATIENCE);
     stack.run(&arena, &["down"]).expect(0);
     arena.finish();

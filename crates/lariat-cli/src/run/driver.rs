@@ -3,7 +3,7 @@
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use lariat::ledger::command::{Cast, CommandLedger, Incomplete};
+use lariat::ledger::command::{Cast, CommandLedger, OpenRecord};
 use lariat_keeper::awake::Awake;
 use lariat_keeper::client::{Keeper, Received};
 use lariat_keeper::contain::cgroup::{self, Bounded};
@@ -130,7 +130,7 @@ struct Driver<'a> {
     /// Where the record is, until it is removed.
     ledger: Option<&'a CommandLedger>,
     /// Its file, until it says who has come.
-    record: Option<Incomplete>,
+    record: Option<OpenRecord>,
     /// Something is left, or the keeper goes on without us: the record stays.
     keeps_record: bool,
     keeper: Option<Keeper>,

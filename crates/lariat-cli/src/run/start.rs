@@ -1,9 +1,12 @@
 //! What is done before there is a command: its surroundings, its plan, its cgroup, its record, its keeper.
+//!
+//! Steps only: their order, and what is undone after one that failed, is [`super::driver`]'s. Nobody is waited for here.
+//! Handles HAZARD(sigchld-ignored) and, for the ties, HAZARD(keeper-stopped).
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
 
-use lariat::ledger::command::{CommandLedger, Incomplete, Place};
+use lariat::ledger::command::{CommandLedger, OpenRecord, Place};
 use lariat::ledger::record::RunId;
 use lariat::process::RUN_VARIABLE;
 use lariat_keeper::contain::cgroup;
@@ -121,7 +124,7 @@ pub(super) fn write_record(
     me: Identity,
     stop: StopPlan,
     group: Option<&Cgroup>,
-) -> Option<Incomplete> {
+) -> Option<OpenRecord> {
     let command = options.command.iter().map(|word| word.to_string_lossy().into_owned()).collect();
     let dir = std::env::current_dir().unwrap_or_default();
     let own = group.and_then(|group| group.path().ok());

@@ -1,10 +1,11 @@
 //! Members that fight back when they are told to end: they stop, hold, kill, flood or hamper the
 //! processes that hold them.
 //!
-//! Only processes between the member and its judge are ever attacked. Where the judge is not above, nobody is.
+//! Only processes between the member and its judge are ever attacked: those on the way up to the judge, or, in a pid
+//! namespace that was made in the cell, from which nobody sees the judge, that one's first process. Where it is neither,
+//! nobody is.
 
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use lariat_sys::identity::Identity;
@@ -102,19 +103,18 @@ pub(crate) fn thief(part: &Part) -> ! {
 
 /// The leader's keeper, asked for while it surely is its parent; none where nobody is attacked.
 pub(super) fn keeper(part: &Part) -> Option<Identity> {
-    let keeper = above(part).first().copied().or_else(isolated_keeper)?;
+    let keeper = above(part).first().copied().or_else(|| isolated_keeper(part))?;
     Identity::of(keeper).ok().flatten()
 }
 
-/// The first process of a pid namespace that lariat made for the tree: its leader's parent, and the same executable.
-fn isolated_keeper() -> Option<i32> {
+/// The first process of a pid namespace that was made in the cell, where that is the leader's parent. In any other
+/// namespace, a container's for one, the first process is a stranger, and may be a lariat all the same.
+fn isolated_keeper(part: &Part) -> Option<i32> {
     const FIRST: i32 = 1;
-    let file = |pid: &str| std::fs::metadata(format!("/proc/{pid}/exe")).map(|of| (of.dev(), of.ino())).ok();
     // Where `/proc` is another namespace's, its first process is somebody else.
     let is_own_proc =
         std::fs::read_link("/proc/self").is_ok_and(|own| own == Path::new(&process::pid().to_string()));
-    let is_above = process::parent_pid() == FIRST && is_own_proc;
-    (is_above && file("1").is_some() && file("1") == file("self")).then_some(FIRST)
+    (process::parent_pid() == FIRST && is_own_proc && part.is_in_own_namespace()).then_some(FIRST)
 }
 
 /// Second descriptors of everything that a process has open.

@@ -220,9 +220,12 @@ pub(super) fn spawn_role(part: &Part, role: &str) -> Option<spawn::Child> {
 }
 
 /// Says who stands above the caller, the nearest first, up to the judge and without it. Empty where the judge is not
-/// above: nobody is attacked then.
+/// above, or its number is another one's: nobody is attacked then.
 pub(super) fn above(part: &Part) -> Vec<i32> {
     let mut found = Vec::new();
+    if part.is_in_own_namespace() {
+        return found;
+    }
     let mut at = process::parent_pid();
     for _ in 0..64 {
         if at == part.judge_pid {

@@ -17,9 +17,9 @@ use crate::stage::{PREFIX, WORDS_VARIABLE, words_of};
 /// lives on; so does the leader when it shall leave.
 pub(crate) fn false_words(part: &Part) -> ! {
     let words = std::env::var(WORDS_VARIABLE).map(|text| words_of(&text)).unwrap_or_default();
-    let keeper = keeper(part);
-    let stolen = keeper.map(|keeper| steal(keeper.pid)).unwrap_or_default();
-    if keeper.is_some() && stolen.is_empty() {
+    let Some(keeper) = keeper(part) else { part.skip("it is not known who the keeper is") };
+    let stolen = steal(keeper.pid);
+    if stolen.is_empty() {
         part.skip("the descriptors of others may not be taken here");
     }
     if words.is_empty() {
@@ -33,7 +33,7 @@ pub(crate) fn false_words(part: &Part) -> ! {
     };
     attackers(part, words.len(), |number, _| say(&words[number]));
     lead(part, words.len(), |told| {
-        if told == LEAVE && !stolen.is_empty() {
+        if told == LEAVE {
             say(&words[0]);
             let stubborn = part.stubborn();
             stubborn.prepare();

@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -40,6 +41,8 @@ pub(crate) struct Part {
     pub(super) judge: PathBuf,
     /// The judge's number, which nobody attacks.
     pub(super) judge_pid: i32,
+    /// The inode of the judge's pid namespace; 0 where it could not be read.
+    judge_namespace: u64,
     /// When it ends by itself, in milliseconds of CLOCK_MONOTONIC.
     until: u64,
     pub(super) manner: Manner,
@@ -57,12 +60,17 @@ pub(crate) fn monotonic_ms() -> u64 {
     now.tv_sec.unsigned_abs() * 1000 + now.tv_nsec.unsigned_abs() / 1_000_000
 }
 
+/// Returns the inode of the caller's pid namespace.
+fn pid_namespace() -> Option<u64> {
+    std::fs::metadata("/proc/self/ns/pid").ok().map(|found| found.ino())
+}
+
 impl Part {
     /// Makes a part that the judge hands out.
     pub(crate) fn new(role: &str, judge: PathBuf, until: u64, manner: Manner, dir: PathBuf) -> Self {
-        let judge_pid = process::pid();
+        let (judge_pid, judge_namespace) = (process::pid(), pid_namespace().unwrap_or_default());
         let (work, rest) = (Duration::from_millis(30), Vec::new());
-        Self { role: role.to_owned(), judge, judge_pid, until, manner, work, dir, rest }
+        Self { role: role.to_owned(), judge, judge_pid, judge_namespace, until, manner, work, dir, rest }
     }
 
     /// Returns the same part in another role.
@@ -80,7 +88,8 @@ impl Part {
         let manner = if self.manner == Manner::Stubborn { "stubborn" } else { "graceful" };
         let mut words: Vec<OsString> = vec![super::MEMBER_ARG.into(), self.role.clone().into()];
         words.push(self.judge.clone().into());
-        words.extend([self.judge_pid.to_string().into(), self.until.to_string().into(), manner.into()]);
+        words.extend([self.judge_pid.to_string().into(), self.judge_namespace.to_string().into()]);
+        words.extend([self.until.to_string().into(), manner.into()]);
         words.extend([self.work.as_millis().to_string().into(), self.dir.clone().into()]);
         words.extend(self.rest.iter().cloned());
         words
@@ -93,12 +102,19 @@ impl Part {
             role: words.next()?.into_string().ok()?,
             judge: words.next()?.into(),
             judge_pid: i32::try_from(number(words.next()?)?).ok()?,
+            judge_namespace: number(words.next()?)?,
             until: number(words.next()?)?,
             manner: if words.next()?.as_bytes() == b"stubborn" { Manner::Stubborn } else { Manner::Graceful },
             work: Duration::from_millis(number(words.next()?)?),
             dir: words.next()?.into(),
             rest: words.collect(),
         })
+    }
+
+    /// Says whether this process is in another pid namespace than the judge. Such a one was made in the cell: everybody
+    /// here descends from the judge, who has never changed its own. Its first process is of the cell as well, then.
+    pub(super) fn is_in_own_namespace(&self) -> bool {
+        pid_namespace().is_some_and(|own| ![0, own].contains(&self.judge_namespace))
     }
 
     /// Returns how long it has to live.
@@ -261,5 +277,31 @@ impl Part {
     pub(super) fn lead(&self, others: usize) -> ! {
         self.say(&format!("expect {}", others + 1));
         self.member("leader")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn part() -> Part {
+        Part::new("alone", "/judge".into(), 12, Manner::Stubborn, "/cell".into())
+    }
+
+    #[test]
+    fn a_part_comes_through_the_arguments() {
+        let handed_out = part().as_role("caller", vec!["lariat".into(), "run".into()]);
+        let parsed = Part::parse(handed_out.arguments().into_iter().skip(1)).unwrap();
+        assert_eq!(parsed.arguments(), handed_out.arguments());
+        assert_eq!((parsed.judge_pid, parsed.judge_namespace), (process::pid(), pid_namespace().unwrap()));
+    }
+
+    #[test]
+    fn only_another_namespace_than_the_judges_was_made_in_the_cell() {
+        let seen_from = |judge_namespace| Part { judge_namespace, ..part() }.is_in_own_namespace();
+        let own = pid_namespace().unwrap();
+        assert!(!part().is_in_own_namespace() && !seen_from(own));
+        assert!(seen_from(own + 1));
+        assert!(!seen_from(0), "where nobody knows, nobody is attacked");
     }
 }

@@ -84,12 +84,30 @@ impl Drop for Dismissal<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::mpsc;
+    use std::time::Duration;
+
     use super::*;
+
+    /// More than a thread takes that only has to be woken.
+    const PATIENCE: Duration = Duration::from_secs(30);
+
+    /// Runs it beside the test, which fails where it does not come back.
+    #[track_caller]
+    fn comes_back<T: Send + 'static>(what: &str, body: impl FnOnce() -> T + Send + 'static) -> T {
+        let (say, hear) = mpsc::channel();
+        thread::spawn(move || say.send(body()));
+        hear.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("{what} has not come back within {PATIENCE:?}"))
+    }
 
     #[test]
     fn nobody_waits_for_a_child_that_never_comes() {
-        assert!(attended(&Gate::default(), |is_attended| is_attended));
-        let failed = std::panic::catch_unwind(|| attended(&Gate::default(), |_| panic!("no child")));
-        assert!(failed.is_err());
+        assert!(comes_back("a body without a child", || attended(&Gate::default(), |is_attended| {
+            is_attended
+        })));
+        let failed = comes_back("a body that panics", || {
+            std::panic::catch_unwind(|| attended(&Gate::default(), |_| panic!("no child"))).is_err()
+        });
+        assert!(failed);
     }
 }

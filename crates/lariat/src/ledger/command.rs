@@ -84,18 +84,18 @@ pub struct Cast {
     pub has_session: bool,
 }
 
-/// The same, on disk: the second line.
+/// The cast on disk: the second line of the file.
 #[derive(Serialize, Deserialize)]
-struct Come {
+struct CastLine {
     keeper: ProcessRecord,
     leader: ProcessRecord,
     session: Option<i32>,
     pgrp: Option<i32>,
 }
 
-/// The file of a record that is not complete yet.
+/// A record that lacks its second line, and its file.
 #[derive(Debug)]
-pub struct Incomplete {
+pub struct OpenRecord {
     file: fs::File,
 }
 
@@ -177,7 +177,7 @@ pub fn parse(bytes: &[u8], run: &RunId) -> Loaded {
     match serde_json::from_slice::<CommandRecord>(first) {
         Ok(mut record) if record.run == *run => {
             // Without a whole second line nobody is known to have come.
-            if let Ok(Come { keeper, leader, session, pgrp }) = serde_json::from_slice(second) {
+            if let Ok(CastLine { keeper, leader, session, pgrp }) = serde_json::from_slice(second) {
                 record =
                     CommandRecord { keeper: Some(keeper), leader: Some(leader), session, pgrp, ..record };
             }
@@ -253,24 +253,24 @@ fn line(what: &impl Serialize) -> io::Result<Vec<u8>> {
     Ok(line)
 }
 
-impl Incomplete {
+impl OpenRecord {
     /// Adds who has come.
     ///
     /// # Errors
     /// When the file cannot be written. The record is read as before then.
     pub fn complete(mut self, cast: Cast) -> io::Result<()> {
         let own = |other: Option<i32>| if cast.has_session { Some(cast.leader.pid) } else { other };
-        let come = Come {
+        let cast = CastLine {
             keeper: cast.keeper.into(),
             leader: cast.leader.into(),
             session: own(process::session()),
             pgrp: own(process::group()),
         };
-        self.file.write_all(&line(&come)?)
+        self.file.write_all(&line(&cast)?)
     }
 }
 
-impl AsFd for Incomplete {
+impl AsFd for OpenRecord {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.file.as_fd()
     }
@@ -324,7 +324,7 @@ impl CommandLedger {
         supervisor: Identity,
         stop: StopPlan,
         place: Place,
-    ) -> Result<Incomplete, LedgerError> {
+    ) -> Result<OpenRecord, LedgerError> {
         let failed = |cause: io::Error| error("write", &self.path, cause);
         let record = CommandRecord {
             version: COMMAND_RECORD_VERSION,
@@ -346,7 +346,7 @@ impl CommandLedger {
             started_unix_ms: clock::unix_millis(),
         };
         let file = line(&record).and_then(|line| place_whole(&self.path, &line)).map_err(failed)?;
-        Ok(Incomplete { file })
+        Ok(OpenRecord { file })
     }
 
     /// Removes the record, if it is there. The directory stays.
@@ -394,7 +394,7 @@ mod tests {
         let ledger = CommandLedger::choose(&dirs, Some(outer.clone())).unwrap();
         assert_eq!(ledger.marker(), &outer);
         let me = Identity::current();
-        let incomplete = ledger.write(me, StopPlan::default(), place_of("true", "/")).unwrap();
+        let open = ledger.write(me, StopPlan::default(), place_of("true", "/")).unwrap();
         let bytes = || fs::read(ledger.path()).unwrap();
         let read = |bytes: &[u8]| match parse(bytes, &ledger.run) {
             Loaded::Record(record) => record,
@@ -404,7 +404,7 @@ mod tests {
         assert_eq!((record.marker.clone(), Identity::from(record.supervisor)), (outer, me));
         assert_eq!((record.keeper, record.clues(None).leaders), (None, vec![]), "nobody has come yet");
         assert_eq!(record.clues(None).spared, [me]);
-        incomplete.complete(Cast { keeper: me, leader: me, has_session: true }).unwrap();
+        open.complete(Cast { keeper: me, leader: me, has_session: true }).unwrap();
         let whole = bytes();
         assert_eq!(read(&whole).leader.map(Identity::from), Some(me));
         assert_eq!(read(&whole).session, Some(me.pid));
@@ -425,8 +425,8 @@ mod tests {
         // Not ourselves: a test may lead the group that it is in.
         let leader = Identity::new(i32::MAX, 1);
         let ledger = CommandLedger::choose(&dirs, None).unwrap();
-        let incomplete = ledger.write(me, StopPlan::default(), place_of("/bin/true", "/p")).unwrap();
-        incomplete.complete(Cast { keeper: me, leader, has_session: false }).unwrap();
+        let open = ledger.write(me, StopPlan::default(), place_of("/bin/true", "/p")).unwrap();
+        open.complete(Cast { keeper: me, leader, has_session: false }).unwrap();
         let lariat = runtime.path().join("lariat");
         let name = |name: &str| lariat.join(name);
         let damaged = "00000000000000aa.json";
@@ -460,8 +460,8 @@ mod tests {
         let dirs = UserDirs { runtime: Some(runtime.path().to_owned()), ..UserDirs::default() };
         let me = Identity::current();
         let ledger = CommandLedger::choose(&dirs, None).unwrap();
-        let incomplete = ledger.write(me, StopPlan::default(), place_of("true", "/")).unwrap();
-        incomplete.complete(Cast { keeper: me, leader: me, has_session: true }).unwrap();
+        let open = ledger.write(me, StopPlan::default(), place_of("true", "/")).unwrap();
+        open.complete(Cast { keeper: me, leader: me, has_session: true }).unwrap();
         let read = || parse(&fs::read(ledger.path()).unwrap(), &ledger.run);
         let Loaded::Record(mut record) = read() else { panic!("{:?}", read()) };
         record.left =
