@@ -13,10 +13,11 @@ use lariat_testkit::{
 
 pub(crate) const LARIAT: &str = env!("CARGO_BIN_EXE_lariat");
 
-/// A service of one fixture, with a short grace period.
+/// A service of one fixture. Its grace period is short where it has to run out, and long where it must not.
 pub(crate) fn service(name: &str, kind: &str, facts: &Facts, args: &str) -> String {
     let line = fixture::line(kind, facts, args);
-    format!("[service.{name}]\nrun = '{line}'\nstop = {{ grace = '300ms' }}\n")
+    let grace = if args.contains("graceful") { "20s" } else { "300ms" };
+    format!("[service.{name}]\nrun = '{line}'\nstop = {{ grace = '{grace}' }}\n")
 }
 
 /// A project of one fixture.
