@@ -294,6 +294,8 @@ fn a_keeper_that_is_held_before_anybody_knows_it_is_done_without() {
     let command = arena.command(&lariat).args(words).facts(&facts).own_session();
     let Some(trace) = hold_at_its_first_word(0, command, || facts.has("ready")) else { return };
     trace.running().signal(libc::SIGKILL);
+    // A run whose supervisor is not dead yet would be left alone.
+    trace.running().wait();
     arena.command(&lariat).args(["sweep", "--all", "--yes"]).start().wait_at_most(PATIENCE).expect(0);
     drop(trace);
     arena.wait_until_empty(PATIENCE);

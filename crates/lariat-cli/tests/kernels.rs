@@ -136,8 +136,10 @@ fn stack_cell(features: &[&str]) {
     let keepers = project.keepers();
     assert_eq!(keepers.len(), 1);
     keepers.iter().for_each(|keeper| keeper.signal(libc::SIGSTOP));
-    up.signal(libc::SIGKILL);
+    // A supervisor's death would continue its keeper.
+    up.signal(libc::SIGSTOP);
     keepers.iter().for_each(Seen::kill);
+    up.signal(libc::SIGKILL);
     up.wait();
     wait_until("the keeper's end", PATIENCE, || project.keepers().is_empty().then_some(()));
     assert!(!project.arena.alive().is_empty(), "nothing is left to be ended");

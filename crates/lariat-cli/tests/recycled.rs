@@ -33,10 +33,11 @@ fn crashed_stack(arena: &Arena) -> (Stack, Facts) {
 fn crash(arena: &Arena, stack: &Stack, up: &Running) {
     let keepers = stack.keepers(arena);
     assert_eq!(keepers.len(), 1);
-    // Stopped first, so that it does not see the supervisor's death before its own.
+    // Stopped and killed first, so that it does not see the supervisor's death, which would continue it.
     keepers.iter().for_each(|seen| seen.signal(libc::SIGSTOP));
-    up.signal(libc::SIGKILL);
+    up.signal(libc::SIGSTOP);
     keepers.iter().for_each(Seen::kill);
+    up.signal(libc::SIGKILL);
     up.wait();
     wait_until("the keeper's end", PATIENCE, || stack.keepers(arena).is_empty().then_some(()));
 }

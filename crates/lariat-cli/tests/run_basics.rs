@@ -1,11 +1,12 @@
 //! `lariat run` is as if it were not there: exit codes, deaths, environment, descriptors, signals.
 
+use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::process::Stdio;
 
 use lariat_testkit::needs::skip_as_user;
 use lariat_testkit::{
-    Arena, Command, Ending, Facts, PATIENCE, census, fixture, is_root, need, subject, wait_until,
+    Arena, Command, Ending, Facts, PATIENCE, Running, census, fixture, is_root, need, subject, wait_until,
 };
 
 fn lariat(arena: &Arena) -> Command {
@@ -349,6 +350,12 @@ fn a_last_word_between_two_looks_is_heard() {
     arena.finish();
 }
 
+/// Lets a command that reads a word from its standard input go on.
+fn let_go(running: &mut Running) {
+    let mut stdin = running.take_stdin().expect("it is piped");
+    stdin.write_all(b"go\n").expect("it reads");
+}
+
 /// A program that its user may execute and not read cannot be dumped, and `hidepid=2` hides it from that user.
 #[test]
 fn members_that_proc_hides_are_ended() {
@@ -365,12 +372,16 @@ fn members_that_proc_hides_are_ended() {
     }
     let script = format!(
         "mount -t proc -o hidepid=2 proc /proc && exec {setpriv} --reuid 65534 --regid 65534 --clear-groups \
-         \"$0\" run --grace 10m -- sh -c '(setsid {hidden} 600 &); {hidden} 600 & sleep 0.3; exit 3'",
+         \"$0\" run --grace 10m -- sh -c '(setsid {hidden} 600 &); {hidden} 600 & read go; exit 3'",
         hidden = hidden.display()
     );
     let own = subject::lariat(env!("CARGO_BIN_EXE_lariat"));
     let command = arena.command(unshare).args(["-m", "sh", "-c", &script]).arg(own);
-    command.own_session().run().expect(3);
+    let mut running = command.stdin(Stdio::piped()).own_session().start();
+    let are_hidden = || arena.alive().iter().filter(|seen| seen.comm == "hidden").count() == 2;
+    wait_until("both", PATIENCE, || are_hidden().then_some(()));
+    let_go(&mut running);
+    running.wait().expect(3);
     arena.finish();
 }
 
@@ -389,9 +400,14 @@ fn who_cannot_be_ended_is_named() {
         for (path, mode) in [(arena.dir(), 0o711), (&dir, 0o711), (&becomes_root, 0o4755)] {
             std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).expect("our own");
         }
-        let script = format!("{} --reuid 0 sleep 600 & sleep 0.3; exit {code}", becomes_root.display());
+        let script = format!("{} --reuid 0 sleep 600 & read go; exit {code}", becomes_root.display());
         let command = lariat(&arena).args(["run", "--grace", "0s", "--", "sh", "-c", &script]);
-        let ending = command.as_user(65534, 65534).own_session().run();
+        let command = command.as_user(65534, 65534).stdin(Stdio::piped());
+        let mut running = command.own_session().start();
+        let is_root = || arena.alive().iter().any(|seen| seen.comm == "sleep");
+        wait_until("one that has become root", PATIENCE, || is_root().then_some(()));
+        let_go(&mut running);
+        let ending = running.wait();
         for left in census::by_token(arena.token()) {
             left.kill();
         }
@@ -409,13 +425,13 @@ fn who_cannot_be_ended_is_named() {
 fn few_descriptors_cost_nobody_the_grace_period() {
     let arena = Arena::new();
     let script = "
-        for i in $(seq 40); do (trap '' TERM; exec sleep 600) & done
-        for i in $(seq 10); do (trap \"echo clean-$i; exit\" TERM; while :; do sleep 0.05; done) & done
-        trap '' TERM; sleep 0.3; echo ready; while :; do sleep 600; done";
+        for i in $(seq 40); do (trap '' TERM; echo stands; exec sleep 600) & done
+        for i in $(seq 10); do (trap \"echo clean-$i; exit\" TERM; echo stands; while :; do sleep 0.05; done) & done
+        trap '' TERM; echo stands; while :; do sleep 600; done";
     let own = subject::lariat(env!("CARGO_BIN_EXE_lariat"));
     let limited = arena.command("sh").args(["-c", "ulimit -n 32; exec \"$0\" \"$@\""]).arg(own);
     let running = limited.args(["run", "--grace", "4s", "--", "sh", "-c", script]).own_session().start();
-    wait_until("the tree", PATIENCE, || running.stdout().contains("ready").then_some(()));
+    wait_until("the tree", PATIENCE, || (running.stdout().matches("stands").count() == 51).then_some(()));
     running.signal(libc::SIGTERM);
     let ending = running.wait().expect(128 + libc::SIGKILL);
     assert_eq!(ending.out().matches("clean-").count(), 10, "{}", ending.out());

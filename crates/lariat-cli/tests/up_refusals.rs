@@ -10,10 +10,12 @@ fn service(name: &str, kind: &str, facts: &Facts, args: &str, more: &str) -> Str
     format!("[service.{name}]\nrun = '{}'\n{more}\n", fixture::line(kind, facts, args))
 }
 
+/// A project of one fixture. Its grace period is short where it has to run out, and long where it must not.
 fn project(arena: &Arena, name: &str, kind: &str, args: &str) -> (Stack, Facts) {
     let facts = arena.facts(name);
-    let stack =
-        Stack::new(arena, LARIAT, name, &service("server", kind, &facts, args, "stop = { grace = '300ms' }"));
+    let grace = if args.contains("graceful") { "20s" } else { "300ms" };
+    let more = format!("stop = {{ grace = '{grace}' }}");
+    let stack = Stack::new(arena, LARIAT, name, &service("server", kind, &facts, args, &more));
     (stack, facts)
 }
 

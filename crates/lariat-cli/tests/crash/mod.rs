@@ -13,10 +13,11 @@ use lariat_testkit::{
 
 pub(crate) const LARIAT: &str = env!("CARGO_BIN_EXE_lariat");
 
-/// A service of one fixture, with a short grace period.
+/// A service of one fixture. Its grace period is short where it has to run out, and long where it must not.
 pub(crate) fn service(name: &str, kind: &str, facts: &Facts, args: &str) -> String {
     let line = fixture::line(kind, facts, args);
-    format!("[service.{name}]\nrun = '{line}'\nstop = {{ grace = '300ms' }}\n")
+    let grace = if args.contains("graceful") { "20s" } else { "300ms" };
+    format!("[service.{name}]\nrun = '{line}'\nstop = {{ grace = '{grace}' }}\n")
 }
 
 /// A project of one fixture.
@@ -37,13 +38,20 @@ fn own(arena: &Arena) -> Vec<Seen> {
     arena.alive().into_iter().filter(is_own).collect()
 }
 
-/// Kills every lariat process in one go, and returns who is left. Stopped first: none gets to see the others' deaths
-/// before its own.
+/// Kills these, none of whom gets to see another one's death before its own: they are stopped first, and the keepers die
+/// before their supervisors, because a supervisor's death continues its keeper.
+fn kill_unseen(all: &[Seen]) {
+    all.iter().for_each(|seen| seen.signal(libc::SIGSTOP));
+    let (keepers, others): (Vec<&Seen>, Vec<&Seen>) =
+        all.iter().partition(|seen| seen.comm.starts_with("keeper:"));
+    keepers.into_iter().chain(others).for_each(Seen::kill);
+}
+
+/// Kills every lariat process in one go, and returns who is left.
 pub(crate) fn crash(arena: &Arena, running: &[&Running]) -> Vec<Seen> {
     let all = own(arena);
     assert!(all.len() >= 2 * running.len(), "no supervisor and keeper: {all:?}");
-    all.iter().for_each(|seen| seen.signal(libc::SIGSTOP));
-    all.iter().for_each(Seen::kill);
+    kill_unseen(&all);
     running.iter().for_each(|running| drop(running.wait()));
     wait_until("the end of lariat", PATIENCE, || own(arena).is_empty().then_some(()));
     arena.alive()
@@ -51,8 +59,7 @@ pub(crate) fn crash(arena: &Arena, running: &[&Running]) -> Vec<Seen> {
 
 /// Kills these in one go, as [`crash`] does.
 pub(crate) fn kill_at_once(all: &[Seen]) {
-    all.iter().for_each(|seen| seen.signal(libc::SIGSTOP));
-    all.iter().for_each(Seen::kill);
+    kill_unseen(all);
     let is_gone = |seen: &Seen| !seen.is_alive_now();
     wait_until("their end", PATIENCE, || all.iter().all(is_gone).then_some(()));
 }
