@@ -194,7 +194,11 @@ fn bytes_on_the_lifeline_continue_no_stopped_command() {
     let mut lifeline = running.take_stdin().expect("it is piped");
     lifeline.write_all(b"x").expect("somebody reads");
     let is_continued = || (state(leader.pid) != 'T').then_some(());
-    assert_eq!(wait_at_most(Duration::from_millis(300), is_continued), None, "the command was continued");
+    // Lariat takes its signals before it reads the lifeline: a CONT for the command would be under way by now.
+    wait_until("lariat to read it", PATIENCE, || {
+        (rustix::io::ioctl_fionread(&lifeline) == Ok(0)).then_some(())
+    });
+    assert_eq!(is_continued(), None, "the command was continued");
     // The control: what a person sends does continue it.
     running.signal(libc::SIGCONT);
     wait_until("the command to go on", PATIENCE, is_continued);
