@@ -18,6 +18,8 @@ use crate::{Errno, Result, call, procfs};
 
 /// `F_SETSIG` of `asm-generic/fcntl.h`, which the C library's bindings do not have for every machine.
 const F_SETSIG: i32 = 10;
+/// `F_GETSIG`, likewise.
+const F_GETSIG: i32 = 11;
 
 /// The size that is tried when a pipe may not have the size asked for.
 const PIPE_FALLBACK: usize = 256 << 10;
@@ -71,21 +73,66 @@ pub fn set_nonblocking(file: impl AsFd, is_nonblocking: bool) -> Result<()> {
     if wanted == flags { Ok(()) } else { rustix::fs::fcntl_setfl(&file, wanted) }
 }
 
+/// The kernel's promise to signal us, from [`signal_when_readable`]; dropping it gives the description back as it was.
+#[derive(Debug)]
+pub struct ReadableSignal {
+    file: OwnedFd,
+    signal_before: i32,
+}
+
+impl AsFd for ReadableSignal {
+    /// Borrows the descriptor that it keeps open for the giving back.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}
+
+impl Drop for ReadableSignal {
+    fn drop(&mut self) {
+        // A forked child drops its copy too, and somebody may have taken the description over: neither is ours to undo.
+        if command(&self.file, libc::F_GETOWN, 0) != Ok(crate::process::pid()) {
+            return;
+        }
+        let _ = set_async(&self.file, false);
+        let _ = command(&self.file, F_SETSIG, self.signal_before);
+        let _ = command(&self.file, libc::F_SETOWN, 0);
+    }
+}
+
 /// Lets the kernel send us a signal whenever this pipe, socket or terminal has something to read, its end included
-/// (`F_SETSIG` in fcntl(2)). All who share the open file description share this: the last one who asks is the one who hears,
-/// and when that one is dead nobody does.
+/// (`F_SETSIG` in fcntl(2)), until what this returns is dropped.
+///
+/// All who share the open file description share this, and it has one owner: the first who asks is the one who hears.
+/// Who is killed leaves flag and signal behind, and no owner: the kernel holds the process and not its number, so nobody
+/// is signalled, and the next may ask. A file that never sends such a signal, as a regular one, gives no error.
 ///
 /// # Errors
-/// What fcntl(2) gives. None where a file has no such signal: a regular one never sends it.
-pub fn signal_when_readable(file: impl AsFd, signal: Signal) -> Result<()> {
-    let fd = file.as_fd().as_raw_fd();
-    // SAFETY: both commands take a number; the descriptor is open for as long as `file` is borrowed.
-    call::check(unsafe { libc::fcntl(fd, libc::F_SETOWN, crate::process::pid()) })?;
-    // SAFETY: as above.
-    call::check(unsafe { libc::fcntl(fd, F_SETSIG, signal.number()) })?;
-    // Flags that only the kernel sends signals by are not among those that rustix names.
-    let flags = rustix::fs::fcntl_getfl(&file)? | OFlags::from_bits_retain(libc::O_ASYNC as u32);
-    rustix::fs::fcntl_setfl(&file, flags)
+/// [`Errno::BUSY`] where a living process owns its signals; otherwise what fcntl(2) and ioctl(2) give.
+pub fn signal_when_readable(file: impl AsFd, signal: Signal) -> Result<ReadableSignal> {
+    let file = rustix::io::fcntl_dupfd_cloexec(file, 3)?;
+    if command(&file, libc::F_GETOWN, 0)? != 0 {
+        return Err(Errno::BUSY);
+    }
+    let signal_before = command(&file, F_GETSIG, 0)?;
+    command(&file, libc::F_SETOWN, crate::process::pid())?;
+    // From here on a failure is undone by the drop.
+    let asked = ReadableSignal { file, signal_before };
+    command(&asked.file, F_SETSIG, signal.number())?;
+    set_async(&asked.file, true)?;
+    Ok(asked)
+}
+
+/// Changes this one flag of the description: `F_SETFL` would undo what another sharer changes meanwhile.
+fn set_async(file: &OwnedFd, is_on: bool) -> Result<()> {
+    let is_on = libc::c_int::from(is_on);
+    // SAFETY: FIOASYNC reads one integer, which outlives the call; the descriptor is open as long as `file`.
+    call::check(unsafe { libc::ioctl(file.as_raw_fd(), libc::FIOASYNC, &raw const is_on) }).map(drop)
+}
+
+/// Does an fcntl(2) that takes a number, or nothing.
+fn command(file: &OwnedFd, command: i32, argument: i32) -> Result<i32> {
+    // SAFETY: the commands used here take a number and no pointer; the descriptor is open as long as `file`.
+    call::check(unsafe { libc::fcntl(file.as_raw_fd(), command, argument) })
 }
 
 /// Makes descriptor number `slot` (0, 1 or 2) another one for the same description as `file`, not close-on-exec.

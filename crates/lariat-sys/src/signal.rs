@@ -259,7 +259,8 @@ pub struct Received {
 }
 
 impl Received {
-    /// Says whether a process sent it, and not the kernel by itself.
+    /// Says whether a process sent it, and not the kernel by itself. The kernel's parent-death signal counts as sent by
+    /// that parent: nothing tells the two apart.
     #[must_use]
     pub fn is_from_process(&self) -> bool {
         self.code <= 0

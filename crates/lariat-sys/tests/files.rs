@@ -12,7 +12,7 @@ use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use lariat_sys::Errno;
 use lariat_sys::files::{
     DirError, dev_null, dir_private, lock_exclusive, memfd, open_tty, pipe, pipe_fill, set_nonblocking,
-    splice_to_file,
+    signal_when_readable, splice_to_file,
 };
 use lariat_sys::reap::Exit;
 use lariat_sys::signal::Signal;
@@ -193,4 +193,21 @@ fn a_directory_of_another_user_is_refused() {
         // Without root's rights: what is root's is not ours.
         assert_eq!(dir_private("/usr".as_ref()).unwrap_err(), DirError::Owner { owner: 0 });
     }
+}
+
+/// The description is the caller's: it is as before afterwards, and who owns its signals keeps them.
+#[test]
+fn a_description_that_signals_us_is_given_back() {
+    let (read, _write) = pipe(0).unwrap();
+    // SAFETY: neither command takes a pointer.
+    let number = |command| unsafe { libc::fcntl(read.as_raw_fd(), command) };
+    let state = || (number(libc::F_GETOWN), number(11), number(libc::F_GETFL) & libc::O_ASYNC);
+    let before = state();
+    let asked = signal_when_readable(&read, Signal::URG).unwrap();
+    assert_eq!(state(), (std::process::id() as i32, Signal::URG.number(), libc::O_ASYNC));
+    assert_eq!(signal_when_readable(&read, Signal::CONT).map(drop), Err(Errno::BUSY));
+    drop(asked);
+    assert_eq!(state(), before);
+    drop(signal_when_readable(&read, Signal::CONT).unwrap());
+    assert_eq!(state(), before);
 }

@@ -447,7 +447,8 @@ impl Driver<'_> {
                 // Delivered to the whole foreground group, or meant for a job: the command's own stop is followed.
                 signal if STOPS.contains(&signal) && received.is_typed => continue,
                 Signal::CONT => {
-                    // From one of the ties it is meant for us alone.
+                    // From the lifeline it is meant for us alone. The end of the thread that called us looks as if the
+                    // caller had sent it (SI_USER).
                     if received.is_from_process() {
                         self.wake_leader();
                     }

@@ -35,7 +35,7 @@ pub(super) fn tied(options: &RunOptions) -> Result<Ties, RunError> {
     if options.has_lifeline {
         let lifeline = take_stdin().map_err(own("take standard input as the lifeline"))?;
         // HAZARD(keeper-stopped): so may we be, and then its end would have to wait.
-        let _ = files::signal_when_readable(&lifeline, Signal::CONT);
+        ties.lifeline_wakes = files::signal_when_readable(&lifeline, Signal::CONT).ok();
         ties.lifeline = Some(lifeline);
     }
     if options.dies_with_parent {

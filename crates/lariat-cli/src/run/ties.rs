@@ -2,6 +2,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use lariat_sys::files::ReadableSignal;
 use lariat_sys::pidfd::PidFd;
 use lariat_sys::poll::{PollFd, PollFlags};
 use lariat_sys::{Errno, files, process};
@@ -17,6 +18,8 @@ pub(crate) struct Ties {
     pub(crate) terminal: Option<OwnedFd>,
     /// Standard input, kept out of the command's reach.
     pub(crate) lifeline: Option<OwnedFd>,
+    /// What is read there continues us while we are stopped. The description is the caller's, and is given back.
+    pub(crate) lifeline_wakes: Option<ReadableSignal>,
     /// The process that called us.
     pub(crate) caller: Option<PidFd>,
 }
@@ -52,7 +55,8 @@ impl Ties {
     pub(crate) fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         let (terminal, lifeline) =
             (self.terminal.as_ref().map(AsFd::as_fd), self.lifeline.as_ref().map(AsFd::as_fd));
-        [terminal, lifeline, self.caller.as_ref().map(AsFd::as_fd)].into_iter().flatten()
+        let wakes = self.lifeline_wakes.as_ref().map(AsFd::as_fd);
+        [terminal, lifeline, wakes, self.caller.as_ref().map(AsFd::as_fd)].into_iter().flatten()
     }
 
     /// Adds what is to be polled, in an order that [`Self::cut`] knows.
@@ -80,7 +84,7 @@ impl Ties {
             cut.push(Cut::Terminal);
         }
         if !lifeline.is_empty() && self.lifeline_has_ended() {
-            self.lifeline = None;
+            (self.lifeline, self.lifeline_wakes) = (None, None);
             cut.push(Cut::Lifeline);
         }
         if !caller.is_empty() {
