@@ -1,6 +1,7 @@
 //! `lariat run`: `--grace`, `--signal`, `--lifeline`, `--die-with-parent`; runs inside runs; callers that signal.
 
 use std::io::Write as _;
+use std::os::fd::AsRawFd as _;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -170,6 +171,29 @@ fn the_lifelines_end_wakes_a_stopped_lariat() {
     facts.wait_for("ready");
     stop(&running.seen().expect("it is alive"));
     end_by_lifeline(running, &facts, "child");
+    arena.finish();
+}
+
+/// The description is the caller's, who goes on using it.
+#[test]
+fn a_lifeline_is_given_back() {
+    let arena = Arena::new();
+    let facts = arena.facts("f");
+    let (read, write) = std::io::pipe().expect("a pipe");
+    let is_async = || {
+        let info =
+            std::fs::read_to_string(format!("/proc/self/fdinfo/{}", read.as_raw_fd())).expect("it is open");
+        let flags = info.lines().find_map(|line| line.strip_prefix("flags:")).expect("it has flags");
+        i32::from_str_radix(flags.trim(), 8).expect("octal") & libc::O_ASYNC != 0
+    };
+    let stdin = read.try_clone().expect("a copy");
+    let running = on_lifeline(&arena, &facts, "child").stdin(stdin).own_session().start();
+    facts.wait_for("ready");
+    assert!(is_async(), "the control");
+    running.signal(libc::SIGTERM);
+    assert_eq!(running.wait().code(), Some(0));
+    assert!(!is_async());
+    drop(write);
     arena.finish();
 }
 
