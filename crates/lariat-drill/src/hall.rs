@@ -50,6 +50,8 @@ pub(crate) struct Hall {
     pub(crate) broken: Option<String>,
     /// The number of the subject that a caller has started.
     pub(crate) subject: Option<i32>,
+    /// The first process of a pid namespace that is not lariat's.
+    pub(crate) neighbour: Option<i32>,
 }
 
 impl Hall {
@@ -67,6 +69,7 @@ impl Hall {
             skip: None,
             broken: None,
             subject: None,
+            neighbour: None,
         })
     }
 
@@ -117,6 +120,7 @@ impl Hall {
                 }
             }
             "subject" => self.subject = rest.parse().ok(),
+            "neighbour" => self.neighbour = Some(sender),
             "skip" => self.skip = Some(rest.to_owned()),
             "broken" => self.broken = Some(rest.to_owned()),
             _ => {}

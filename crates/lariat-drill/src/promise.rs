@@ -125,6 +125,13 @@ pub fn promise_for(containment: Containment, ending: Ending, tree: &Tree) -> Pro
         // Nobody can see whether a process has a parent-death signal, and none may be told twice.
         return Promise { grace: Grace::AllButTheFirst, ..promised };
     }
+    if tree.has_neighbour && containment == Containment::Lineage {
+        // Its orphans go to the first process there. What carries the mark is found: by a supervisor that lives to see the
+        // end of its stack, or else by the next command.
+        let is_hunted = ending.is_of_stack() && ending.has_witness();
+        let survivors = if is_hunted { promised.survivors } else { Survivors::UntilSweep };
+        return Promise { survivors, grace: Grace::LeaderFirst };
+    }
     match (tree.attack, containment) {
         // Whoever could tell that the keeper is held is dead as well.
         (Attack::Holds, _) if is_supervisor_dead(ending) => {
@@ -197,10 +204,11 @@ mod tests {
     }
 
     #[test]
-    fn only_trees_that_attack_lariat_may_leave_more() {
-        for tree in
-            TREES.iter().filter(|tree| matches!(tree.attack, Attack::None | Attack::Stops | Attack::Hampers))
-        {
+    fn only_trees_that_attack_lariat_or_leave_its_descent_may_leave_more() {
+        let leaves_no_more = |tree: &&Tree| {
+            matches!(tree.attack, Attack::None | Attack::Stops | Attack::Hampers) && !tree.has_neighbour
+        };
+        for tree in TREES.iter().filter(leaves_no_more) {
             for fact in ENDINGS {
                 let containment = Containment::Lineage;
                 let (of_tree, of_all) =

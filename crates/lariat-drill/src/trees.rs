@@ -49,6 +49,8 @@ pub struct Tree {
     pub attack: Attack,
     /// Whether its leader took back the signal by which it hears of its keeper's death.
     pub is_deaf_to_death: bool,
+    /// Whether one of its members goes to somebody else's pid namespace, out of descent.
+    pub has_neighbour: bool,
 }
 
 const fn tree(name: &'static str, what: &'static str, build: fn(&Part) -> !) -> Tree {
@@ -62,6 +64,7 @@ const fn tree(name: &'static str, what: &'static str, build: fn(&Part) -> !) -> 
         is_for_stacks: false,
         attack: Attack::None,
         is_deaf_to_death: false,
+        has_neighbour: false,
     }
 }
 
@@ -91,6 +94,10 @@ impl Tree {
 
     const fn deaf_to_death(self) -> Self {
         Self { is_deaf_to_death: true, ..self }
+    }
+
+    const fn beside_a_neighbour(self) -> Self {
+        Self { has_neighbour: true, ..self }
     }
 
     const fn attacks(self, attack: Attack) -> Self {
@@ -147,6 +154,9 @@ pub const TREES: &[Tree] = &[
     tree("group-thief", "a child that moves between process groups", member::group_thief),
     tree("nested", "lariat in lariat, with a daemon inside", member::nested).quick(),
     tree("namespace", "a user and pid namespace made by a member", member::namespace).stacks(),
+    tree("joined", "a daemon in a pid namespace of somebody else's", member::joined)
+        .beside_a_neighbour()
+        .stacks(),
     tree("sub-cgroup", "a daemon in a cgroup that it made, three below", member::sub_cgroup).stacks(),
     tree("moved-away", "a daemon that has left lariat's cgroup", member::moved_away).stacks(),
     tree("frozen", "a child in a cgroup that its leader has frozen", member::frozen).deaf().quick().stacks(),

@@ -3,6 +3,7 @@
 //! Responsible for building the process trees of a drill without unsafe code there. Nothing of lariat's own work goes
 //! through here. Handles no hazard; it makes them.
 
+use std::os::fd::AsRawFd;
 use std::time::Duration;
 
 use crate::signal::{Signal, Timer};
@@ -122,6 +123,30 @@ pub fn unshare(what: Namespaces) -> Result<()> {
         | flag(what.mount, libc::CLONE_NEWNS);
     // SAFETY: unshare(2) takes an integer; none of these flags touches memory or descriptors.
     call::check(unsafe { libc::unshare(flags) }).map(drop)
+}
+
+/// Joins the pid namespace that the children of a process are in (`setns(2)`): our *next* child is born there. An ordinary
+/// user has to join that process's user namespace as well, which must be one that this user has made.
+///
+/// # Errors
+/// [`Errno::NOENT`] where no such process can be seen; [`Errno::PERM`] where that is not allowed here.
+pub fn join(pid: i32, user: bool) -> Result<()> {
+    let open = |name: &str| {
+        let path = format!("/proc/{pid}/ns/{name}");
+        rustix::fs::open(
+            path,
+            rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC,
+            rustix::fs::Mode::empty(),
+        )
+    };
+    // Opened before any is joined: after that the files may be somebody else's.
+    let (users, pids) = (user.then(|| open("user")).transpose()?, open("pid_for_children")?);
+    let kinds = [(users.as_ref(), libc::CLONE_NEWUSER), (Some(&pids), libc::CLONE_NEWPID)];
+    for (namespace, kind) in kinds.into_iter().filter_map(|(namespace, kind)| Some((namespace?, kind))) {
+        // SAFETY: setns(2) takes two integers, the first an open descriptor.
+        call::check(unsafe { libc::setns(namespace.as_raw_fd(), kind) })?;
+    }
+    Ok(())
 }
 
 /// Mounts a `/proc` of the pid namespace that we are in. Needs a mount namespace of our own, whose mounts are made

@@ -117,6 +117,12 @@ impl Part {
         pid_namespace().is_some_and(|own| ![0, own].contains(&self.judge_namespace))
     }
 
+    /// Returns the first process of somebody else's pid namespace, where the judge has one and it can be named here.
+    pub(super) fn neighbour(&self) -> Option<i32> {
+        let named = std::fs::read_to_string(self.dir.join(crate::cell::NEIGHBOUR_FILE)).ok()?;
+        named.parse().ok().filter(|_| !self.is_in_own_namespace())
+    }
+
     /// Returns how long it has to live.
     pub(super) fn time_left(&self) -> Duration {
         Duration::from_millis(self.until.saturating_sub(monotonic_ms()).max(1))
@@ -242,6 +248,13 @@ impl Part {
         match self.manner {
             Manner::Graceful => POLITE.into_iter().fold(own, SignalSet::with),
             Manner::Stubborn => own,
+        }
+    }
+
+    /// Does nothing more, and is nobody's member.
+    pub(super) fn rest_until_the_end(&self) -> ! {
+        loop {
+            signal::wait(SignalSet::empty(), None);
         }
     }
 

@@ -89,6 +89,39 @@ pub(crate) fn namespace(part: &Part) -> ! {
     part.lead(3)
 }
 
+/// A process that is not lariat's, and the first of a pid namespace that it has made.
+pub(super) fn neighbour(part: &Part) -> ! {
+    let user = process::effective_user() != 0;
+    if let Err(errno) = unusual::unshare(Namespaces { user, pid: true, mount: false }) {
+        part.skip(&format!("no namespaces of one's own are allowed here: {errno}"));
+    }
+    part.child(|| {
+        // The timer of a first process does not end it.
+        let _ = process::set_parent_death(Signal::KILL);
+        // Whoever is handed on to it is collected by the kernel.
+        let _ = signal::set_ignored(Signal::CHLD);
+        part.say("neighbour");
+        part.rest_until_the_end()
+    });
+    part.rest_until_the_end()
+}
+
+/// A member that joins that namespace, and a daemon that it leaves there.
+pub(crate) fn joined(part: &Part) -> ! {
+    let Some(neighbour) = part.neighbour() else { part.skip("nobody has made a namespace") };
+    part.child(|| {
+        if let Err(errno) = unusual::join(neighbour, process::effective_user() != 0) {
+            part.skip(&format!("the namespaces of another process may not be joined here: {errno}"));
+        }
+        part.daemon(|| {
+            part.nullify();
+            part.member("daemon")
+        });
+        part.member("between")
+    });
+    part.lead(2)
+}
+
 /// A member that leads a session on a terminal of its own, with a job in the foreground.
 pub(crate) fn terminal_job(part: &Part) -> ! {
     on_terminal(part, |name| {

@@ -10,7 +10,7 @@ use lariat_sys::signal::{self, SignalSet};
 use lariat_sys::{files, process};
 
 use super::part::Part;
-use super::{births, shapes};
+use super::{births, places, shapes};
 
 /// What a role does.
 pub(crate) type Build = fn(&Part) -> !;
@@ -23,6 +23,7 @@ const HELPERS: &[(&str, Build)] = &[
     ("plain-member", plain_member),
     ("thread-exec-leader", births::thread_exec_leader),
     ("inner-daemon", births::inner_daemon),
+    ("neighbour", places::neighbour),
     ("on-terminal", terminal),
     ("caller", caller),
 ];
