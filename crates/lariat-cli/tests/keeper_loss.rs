@@ -109,7 +109,7 @@ fn nor_is_one_of_the_second_keeper_that_is_lost() {
     let (first, second) = (arena.facts("first"), arena.facts("second"));
     let (line, script) = (fixture::line("alone", &first, "--manner stubborn"), leaves_an_orphan(&second));
     let toml = format!(
-        "[service.first]\nrun = '{line}'\nstop = {{ grace = '3s' }}\n\
+        "[service.first]\nrun = '{line}'\nstop = {{ grace = '8s' }}\n\
          [service.second]\nrun = ['sh', '-c', '{script}']\nstop = {{ grace = '8s' }}\n"
     );
     let stack = Stack::new(&arena, LARIAT, "project", &toml);
@@ -117,8 +117,9 @@ fn nor_is_one_of_the_second_keeper_that_is_lost() {
     let Some(mut trace) = hold_at_its_first_word(1, stack.lariat(&arena, &["up", "--yes"]), is_time) else {
         return;
     };
-    let keepers = arena.alive().into_iter().filter(|seen| seen.comm == "keeper:first");
-    keepers.for_each(|seen| seen.kill());
+    // It has its name a moment after its leader has begun.
+    let is_keeper = |seen: &census::Seen| seen.comm == "keeper:first";
+    wait_until("the first keeper", PATIENCE, || arena.alive().into_iter().find(is_keeper)).kill();
     assert!(trace.run("the first keeper's loss", |_| stack.count("keeper-lost") == 1));
     trace.strike(Victims::Keeper(1));
     assert!(trace.has_struck());
@@ -214,6 +215,12 @@ fn a_last_word_that_the_keeper_has_not_said_is_not_believed() {
 #[test]
 fn nor_is_one_whose_keeper_was_killed_after_it() {
     all_last_words().for_each(|word| say_in_its_place(word, "kill"));
+}
+
+/// Nor does it help to say it without end.
+#[test]
+fn nor_is_one_that_is_said_again_and_again() {
+    all_last_words().for_each(|word| say_in_its_place(word, "repeat"));
 }
 
 /// Without the right to open anything nothing can be asked, which is no yes.

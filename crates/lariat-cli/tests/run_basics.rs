@@ -280,6 +280,28 @@ fn children_that_were_there_before_are_left_alone() {
     }
 }
 
+/// What such a child leaves comes to lariat, and is not what the keeper has left.
+#[test]
+fn what_children_from_before_leave_changes_no_exit_code() {
+    let arena = Arena::new();
+    let facts = arena.facts("f");
+    let (orphan, begun) = (arena.dir().join("orphan"), arena.dir().join("begun"));
+    let (orphan, begun) = (orphan.display(), begun.display());
+    let helper = format!("{} alone --facts {}", fixture::path(), facts.as_arg());
+    // Not before lariat takes orphans in, and the command ends when that one has come.
+    let before = format!("({helper} & echo $! > {orphan}; until [ -e {begun} ]; do sleep 0.01; done) &");
+    let command = format!(
+        ": > {begun}; for i in $(seq 3000); do \
+         [ \"$(cut -d\" \" -f4 /proc/$(cat {orphan})/stat)\" = $LARIAT ] && exit 41; sleep 0.01; done; exit 42"
+    );
+    let text = format!("{before} export LARIAT=$$; exec {} run -- sh -c '{command}'", path());
+    let ending = arena.command("/bin/sh").args(["-c", &text]).own_session().run();
+    assert_eq!((ending.code(), ending.err().as_str()), (Some(41), ""));
+    arena.alive().iter().for_each(census::Seen::kill);
+    arena.wait_until_empty(PATIENCE);
+    arena.finish();
+}
+
 #[test]
 fn children_that_were_there_before_survive_the_keepers_death_and_a_stop() {
     for is_keeper_killed in [true, false] {

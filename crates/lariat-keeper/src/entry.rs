@@ -149,6 +149,9 @@ fn take_output() -> Option<Output> {
     Some(Output { read: inherit(slot::OUTPUT)?, write: inherit(slot::OUTPUT_WRITE)?, stage })
 }
 
+/// What a keeper exits with that could not spawn its leader.
+pub const SPAWN_FAILED: u8 = 1;
+
 /// Spawns the leader, holds it until its containment is empty, and returns the keeper's exit code.
 ///
 /// The process becomes a child subreaper, blocks all signals, leaves its session for one of its own (after the spawn,
@@ -165,7 +168,7 @@ fn hold(plan: Plan, control: OwnedFd, mut holdings: Holdings, before_the_wait: i
             let notice = Notice::SpawnFailed { step, errno: errno.raw_os_error() };
             // A supervisor that is gone needs no answer.
             let _ = sockets::send(&control, &notice.encode());
-            1
+            SPAWN_FAILED
         }
         Ok(Started { leader, names, signals }) => {
             holdings.keep_only(&control, &signals, &names);
@@ -194,7 +197,7 @@ fn hold(plan: Plan, control: OwnedFd, mut holdings: Holdings, before_the_wait: i
             let end = Driver::new(parts, machine, leader, plan.stop.signal).run(before_the_wait);
             // The lock is let go of by our exit, after the last word.
             drop(lock);
-            u8::from(end.left > 0)
+            end.exit_code()
         }
     }
 }

@@ -157,6 +157,14 @@ pub struct End {
     pub out_of_memory: Option<OutOfMemory>,
 }
 
+impl End {
+    /// Returns what the keeper exits with after it has said this.
+    #[must_use]
+    pub fn exit_code(&self) -> u8 {
+        u8::from(self.left > 0)
+    }
+}
+
 /// Bytes that are no message.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct WireError;

@@ -10,7 +10,7 @@ use lariat_keeper::contain::cgroup::{self, Bounded};
 use lariat_keeper::contain::limits::{self, OutOfMemory};
 use lariat_keeper::contain::lineage::Lineage;
 use lariat_keeper::ending::{Ending as Adoption, first_born, was_told_by_death};
-use lariat_keeper::entry::{Holdings, become_keeper};
+use lariat_keeper::entry::{Holdings, SPAWN_FAILED, become_keeper};
 use lariat_keeper::stop::StopPlan;
 use lariat_keeper::wire::{Named, Notice, Order, Plan};
 use lariat_sys::cgroup::Cgroup;
@@ -36,6 +36,10 @@ const DEAF_WITHIN: Duration = Duration::from_secs(2);
 const MEANT_WITHIN: Duration = Duration::from_secs(5);
 /// How often it is asked meanwhile whether it has begun to.
 const MEANT_EVERY: Duration = Duration::from_millis(20);
+/// How many notices are taken at a time: more than a socket holds, so that all that a dead keeper has said is among them,
+/// and not without end where a member says them in its place.
+const NOTICES_MAX: u32 = 4096;
+
 /// Signals that stop a job; the command's own stop is followed instead.
 const STOPS: [Signal; 3] = [Signal::TSTP, Signal::TTIN, Signal::TTOU];
 
@@ -307,11 +311,10 @@ impl Driver<'_> {
     /// Takes what the keeper has said. `is_dead` was seen before the first look at the socket: a keeper may say its last
     /// word and die between a look that finds nothing and a later one at its pidfd, and that word would be lost.
     fn hear_keeper(&mut self, is_dead: bool) -> Option<Outcome> {
-        while let Some(keeper) = &self.keeper {
+        for _ in 0..NOTICES_MAX {
+            let Some(keeper) = &self.keeper else { return None };
             match keeper.receive() {
-                // A keeper that was killed may have left its end of the socket to somebody: its death alone says it.
-                Received::Nothing if is_dead => return self.keeper_gone(),
-                Received::Nothing => return None,
+                Received::Nothing => break,
                 Received::Closed => return self.keeper_gone(),
                 Received::Notice(notice) => {
                     if let Some(outcome) = self.hear(&notice) {
@@ -320,7 +323,8 @@ impl Driver<'_> {
                 }
             }
         }
-        None
+        // A keeper that was killed may have left its end of the socket to somebody: its death alone says it.
+        if is_dead && self.keeper.is_some() { self.keeper_gone() } else { None }
     }
 
     fn hear(&mut self, notice: &Notice) -> Option<Outcome> {
@@ -330,8 +334,8 @@ impl Driver<'_> {
                 self.complete_record(*leader);
                 None
             }
-            Notice::SpawnFailed { .. } if !self.has_meant_it(0) => None,
-            Notice::Ended(end) if !self.has_meant_it(end.left) => None,
+            Notice::SpawnFailed { .. } if !self.has_meant_it(SPAWN_FAILED) => self.keeper_gone(),
+            Notice::Ended(end) if !self.has_meant_it(end.exit_code()) => self.keeper_gone(),
             Notice::SpawnFailed { step, errno } => {
                 self.reap_keeper();
                 Some(Err(spawn_error(*step, *errno)))
@@ -379,52 +383,31 @@ impl Driver<'_> {
         }
     }
 
-    /// Waits for the keeper's exit, which follows its last word at once, and says whether the word was the keeper's: that
-    /// `left` are left, and nobody else. One that does not exit is killed.
+    /// Waits for the keeper's exit, which follows its last word at once, and says whether the word was the keeper's, which
+    /// exits with `code` then. One that does not exit is killed.
     ///
     /// HAZARD(forged-word): whoever has taken the keeper's end of the conversation can say that all is over, and kill the
-    /// keeper after that. What the keeper's end leaves comes to us, and is what the kernel says about it.
-    fn has_meant_it(&self, left: u32) -> bool {
+    /// keeper after that.
+    fn has_meant_it(&self, code: u8) -> bool {
         let Some(keeper) = &self.keeper else { return true };
-        if !self.has_exited_soon(keeper) {
-            let _ = keeper.pidfd().signal(Signal::KILL);
-            return false;
-        }
-        // Nobody of a namespace outlives its first process.
-        if self.options.is_isolated {
-            return true;
-        }
-        let exit = reap::peek_exit(keeper.identity().pid);
-        let is_killed = matches!(exit, Ok(Some(ChildEvent::Exited { exit: Exit::Signal { .. }, .. })));
-        !is_killed && (left > 0 || !self.has_orphans(keeper.identity().pid))
-    }
-
-    fn has_exited_soon(&self, keeper: &Keeper) -> bool {
         let until = Instant::now() + MEANT_WITHIN;
         while Instant::now() < until {
             let look_at = until.min(Instant::now() + MEANT_EVERY);
-            if matches!(keeper.pidfd().wait_exit(Some(look_at)), Ok(true)) {
-                return true;
-            }
+            let has_exited = matches!(keeper.pidfd().wait_exit(Some(look_at)), Ok(true));
             // HAZARD(joined-namespace): the exit of one that is number 1 of a namespace may be held up, and who is in there
             // dies with it.
-            if self.options.is_isolated && is_exiting(keeper.identity()) {
+            if self.options.is_isolated && (has_exited || is_exiting(keeper.identity())) {
                 return true;
             }
+            match reap::peek_exit(keeper.identity().pid) {
+                Ok(Some(ChildEvent::Exited { exit, .. })) => return exit == Exit::Code(code),
+                // HAZARD(traced-zombie): a debugger has it first, for a moment or for good.
+                _ if has_exited => drop(poll::poll(&mut [], Some(look_at))),
+                _ => {}
+            }
         }
+        let _ = keeper.pidfd().signal(Signal::KILL);
         false
-    }
-
-    /// Says whether somebody alive has come to us; the keeper's zombie is nobody.
-    fn has_orphans(&self, keeper: i32) -> bool {
-        let mut children = Vec::new();
-        // Without a list nobody can say that nobody is there.
-        if tree::children(process::pid(), &mut children).is_err() {
-            return true;
-        }
-        children.retain(|pid| *pid != keeper && !self.strangers.contains(pid));
-        // Nor what cannot be read is a zombie.
-        children.iter().any(|pid| !matches!(procfs::read_stat(*pid), Ok(Some(stat)) if !stat.is_alive()))
     }
 
     /// Waits for the keeper's exit, which follows its last word at once, and reaps it.

@@ -1,5 +1,7 @@
 //! Processes that cannot be ended, or not by everybody, and some that do not want to be.
 
+use std::io::{Error, ErrorKind};
+
 use crate::args::Args;
 use crate::facts::Muster;
 use crate::member::Part;
@@ -30,7 +32,8 @@ pub(crate) fn demoted(args: &Args) -> i32 {
 }
 
 /// A leader that takes every socket of its parent and says `--word` (in hexadecimal) on it. Says how many in `forged`.
-/// With `--besides kill` it kills its parent after that, with `--besides limit` it takes the right to open anything from its
+/// With `--besides kill` it kills its parent after that, with `--besides repeat` it goes on to say it as well, for as long
+/// as anybody can hear it, with `--besides limit` it takes the right to open anything from its
 /// parent's parent before.
 pub(crate) fn forger(args: &Args) -> i32 {
     let part = Part::of(args);
@@ -39,11 +42,24 @@ pub(crate) fn forger(args: &Args) -> i32 {
         digits.map(|two| u8::from_str_radix(std::str::from_utf8(two).ok()?, 16).ok()).collect();
     let Some(word) = word else { sys::broken("no hexadecimal") };
     let besides = args.text("besides", "");
+    // It is told as soon as its parent is dead.
+    part.prepare();
     if besides == "limit" {
         sys::forbid_files_above();
     }
-    part.facts.state("forged", &sys::say_for_parent(&word).to_string());
-    if besides == "kill" {
+    let sockets = sys::say_for_parent(&word);
+    part.facts.state("forged", &sockets.len().to_string());
+    if besides == "repeat" {
+        // Several at once: whoever listens is never done.
+        for socket in sockets.into_iter().flat_map(|socket| [socket; 8]) {
+            let word = word.clone();
+            std::thread::spawn(move || {
+                // A full socket is one that somebody listens to.
+                while sys::say(socket, &word) || Error::last_os_error().kind() == ErrorKind::WouldBlock {}
+            });
+        }
+    }
+    if besides == "kill" || besides == "repeat" {
         sys::kill_parent();
     }
     lead(&part)

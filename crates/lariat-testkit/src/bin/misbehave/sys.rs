@@ -90,8 +90,8 @@ pub(crate) fn new_group() {
     }
 }
 
-/// Takes a second descriptor of each socket of the parent, says `word` on it, and returns on how many.
-pub(crate) fn say_for_parent(word: &[u8]) -> usize {
+/// Takes a second descriptor of each socket of the parent, says `word` on it, and returns those on which it could.
+pub(crate) fn say_for_parent(word: &[u8]) -> Vec<i32> {
     // SAFETY: takes nothing.
     let parent = unsafe { libc::getppid() };
     let is_socket = |path: &std::path::Path| {
@@ -100,15 +100,20 @@ pub(crate) fn say_for_parent(word: &[u8]) -> usize {
     let open = std::fs::read_dir(format!("/proc/{parent}/fd")).into_iter().flatten().flatten();
     let sockets = open.filter(|entry| is_socket(&entry.path()));
     let numbers = sockets.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
-    let say = |number: &i32| {
-        // SAFETY: numbers, and a pointer to bytes of the length given.
+    let take = |number: i32| {
+        // SAFETY: numbers.
         unsafe {
             let process = libc::syscall(libc::SYS_pidfd_open, parent, 0);
-            let socket = libc::syscall(libc::SYS_pidfd_getfd, process, *number, 0) as i32;
-            libc::send(socket, word.as_ptr().cast(), word.len(), libc::MSG_NOSIGNAL) >= 0
+            libc::syscall(libc::SYS_pidfd_getfd, process, number, 0) as i32
         }
     };
-    numbers.filter(say).count()
+    numbers.map(take).filter(|socket| say(*socket, word)).collect()
+}
+
+/// Says whether `word` could be said on a socket.
+pub(crate) fn say(socket: i32, word: &[u8]) -> bool {
+    // SAFETY: a number, and a pointer to bytes of the length given.
+    unsafe { libc::send(socket, word.as_ptr().cast(), word.len(), libc::MSG_NOSIGNAL) >= 0 }
 }
 
 /// Kills the parent.
