@@ -73,7 +73,7 @@ pub fn set_nonblocking(file: impl AsFd, is_nonblocking: bool) -> Result<()> {
     if wanted == flags { Ok(()) } else { rustix::fs::fcntl_setfl(&file, wanted) }
 }
 
-/// The kernel's promise to signal us, from [`signal_when_readable`]; dropping it gives the description back as it was.
+/// The kernel's promise to signal us, from [`signal_when_readable`]; dropping it takes that back: nobody is signalled then.
 #[derive(Debug)]
 pub struct ReadableSignal {
     file: OwnedFd,
@@ -104,10 +104,11 @@ impl Drop for ReadableSignal {
 ///
 /// All who share the open file description share this, and it has one owner: the first who asks is the one who hears.
 /// Who is killed leaves flag and signal behind, and no owner: the kernel holds the process and not its number, so nobody
-/// is signalled, and the next may ask. A file that never sends such a signal, as a regular one, gives no error.
+/// is signalled, and from Linux 5.12 on the next may ask.
 ///
 /// # Errors
-/// [`Errno::BUSY`] where a living process owns its signals; otherwise what fcntl(2) and ioctl(2) give.
+/// [`Errno::BUSY`] where a process owns its signals, before Linux 5.12 even a dead one; [`Errno::NOTTY`] for a file that never
+/// sends any, as a regular one; otherwise what fcntl(2) and ioctl(2) give.
 pub fn signal_when_readable(file: impl AsFd, signal: Signal) -> Result<ReadableSignal> {
     let file = rustix::io::fcntl_dupfd_cloexec(file, 3)?;
     if command(&file, libc::F_GETOWN, 0)? != 0 {

@@ -157,6 +157,9 @@ impl Driver {
             self.search_output(now);
         }
         self.wake_probes(now);
+        if self.sweep.is_some() || self.hunt.is_some() {
+            self.notice_lost_keepers();
+        }
         if self.sweep.as_ref().and_then(Sweep::wake_at).is_some_and(|at| now >= at) {
             self.turn_sweep(now);
         }

@@ -278,9 +278,10 @@ impl Driver {
     }
 
     /// Takes notice of the keepers that have died since, and says whether there were any. To be called before any child is
-    /// reaped: the one who came from a keeper and is dead as well may be its leader, who must be there to be known by.
+    /// reaped: the one who came from a keeper and is dead as well may be its leader, who must be there to be known by. Not
+    /// to be called while actions are carried out: what follows from it would overtake them.
     pub(super) fn notice_lost_keepers(&mut self) -> bool {
-        let is_lost = |life: &Life| !life.is_lost && matches!(life.keeper.pidfd().has_exited(), Ok(true));
+        let is_lost = |life: &Life| !life.is_lost && !matches!(life.keeper.pidfd().has_exited(), Ok(false));
         let mut has_lost_any = false;
         for place in 0..self.units.len() {
             if self.units[place].life.as_ref().is_some_and(is_lost) {
@@ -346,7 +347,10 @@ impl Driver {
             return self.update_exceptions();
         }
         match self.poller.add(life.keeper.pidfd(), Interest::Read, Owner::Leaving(pid)) {
-            Ok(key) => self.leaving.push((life.keeper, Some(key))),
+            Ok(key) => {
+                self.leaving.push((life.keeper, Some(key)));
+                self.update_exceptions();
+            }
             Err(errno) => {
                 let name = &self.units[place].name;
                 self.trouble(format!("could not wait for the keeper of {name} to exit: {errno}"));

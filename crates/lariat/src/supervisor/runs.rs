@@ -174,7 +174,6 @@ impl Runs {
     /// Cgroups are looked for in `bases`, in our own cgroup, and wherever a record names one.
     pub fn complete(&mut self, snapshot: &Snapshot, bases: &[PathBuf]) {
         let directories = Directories::read(self.bases(bases));
-        let all = snapshot.unknown_marks(&BTreeSet::new());
         for run in self.known.iter_mut().filter(|run| run.state == State::Crashed) {
             let Some(clues) = &mut run.clues else { continue };
             if clues.asks_locks {
@@ -182,9 +181,11 @@ impl Runs {
             }
             let is_blind = clues.leaders.is_empty();
             let is_held = clues.asks_locks && directories.is_held(run.run.as_str());
-            if is_blind && (is_held || all.get(run.run.as_str()) == Some(&false)) {
+            let keepers =
+                if is_blind { snapshot.keepers_above(run.run.as_str(), clues.began) } else { Vec::new() };
+            if is_blind && (is_held || !keepers.is_empty()) {
                 run.state = State::Finishing;
-                run.keepers = snapshot.keepers_above(run.run.as_str(), clues.began);
+                run.keepers = keepers;
                 run.clues = None;
             }
         }

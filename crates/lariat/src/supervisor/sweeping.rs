@@ -135,7 +135,6 @@ impl Driver {
     }
 
     pub(super) fn turn_sweep(&mut self, now: Instant) {
-        self.notice_lost_keepers();
         let Some(sweep) = &mut self.sweep else { return };
         let is_due = sweep.hurry_at.is_some_and(|at| now >= at);
         let end = if is_due {
@@ -221,7 +220,6 @@ impl Driver {
     }
 
     pub(super) fn turn_hunt(&mut self, now: Instant) {
-        self.notice_lost_keepers();
         let end = self.hunt.as_mut().and_then(|hunt| hunt.ending.turn());
         self.hunt_ended(now, end);
     }
