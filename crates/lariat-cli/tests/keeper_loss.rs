@@ -113,13 +113,13 @@ fn nor_is_one_of_the_second_keeper_that_is_lost() {
          [service.second]\nrun = ['sh', '-c', '{script}']\nstop = {{ grace = '8s' }}\n"
     );
     let stack = Stack::new(&arena, LARIAT, "project", &toml);
-    let is_time = || first.has("ready") && is_orphan(&second);
+    // It has its name a moment after its leader has begun.
+    let keeper = || arena.alive().into_iter().find(|seen| seen.comm == "keeper:first");
+    let is_time = || first.has("ready") && is_orphan(&second) && keeper().is_some();
     let Some(mut trace) = hold_at_its_first_word(1, stack.lariat(&arena, &["up", "--yes"]), is_time) else {
         return;
     };
-    // It has its name a moment after its leader has begun.
-    let is_keeper = |seen: &census::Seen| seen.comm == "keeper:first";
-    wait_until("the first keeper", PATIENCE, || arena.alive().into_iter().find(is_keeper)).kill();
+    keeper().expect("it has its name").kill();
     assert!(trace.run("the first keeper's loss", |_| stack.count("keeper-lost") == 1));
     trace.strike(Victims::Keeper(1));
     assert!(trace.has_struck());
