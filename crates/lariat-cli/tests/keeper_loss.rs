@@ -388,6 +388,39 @@ fn what_a_run_left_whose_ledger_was_removed_is_found() {
     }
 }
 
+/// What is left of it hangs on the keeper of another run, which is alive, is none of its own, and is spared.
+#[test]
+fn what_such_a_run_left_under_another_run_is_swept() {
+    let arena = Arena::with(Containment::Lineage);
+    let facts = arena.facts("f");
+    let line = fixture::line("daemon", &facts, "--manner graceful --ms 5");
+    let toml = format!("[service.server]\nrun = '{line}'\nstop = {{ grace = '20s' }}\n");
+    let stack = Stack::new(&arena, LARIAT, "project", &toml);
+    let lariat = subject::lariat(LARIAT).into_string().expect("a plain path");
+    let script = format!("{lariat} up --yes; exec sleep 60");
+    let words = ["run", "--grace", "20s", "--", "sh", "-c", &script];
+    let outer = arena.command(&lariat).args(words).dir(stack.dir()).own_session().start();
+    facts.wait_for("ready");
+    let keeper = || arena.alive().into_iter().find(|seen| seen.comm == "keeper:server");
+    let keeper = wait_until("the inner keeper", PATIENCE, keeper);
+    let inner = census::Seen::of(keeper.parent).expect("it is alive");
+    inner.signal(libc::SIGSTOP);
+    keeper.kill();
+    inner.kill();
+    wait_until("the death of both", PATIENCE, || {
+        (!keeper.is_alive_now() && !inner.is_alive_now()).then_some(())
+    });
+    std::fs::remove_dir_all(stack.dir().join(".lariat")).expect("nobody writes there any more");
+    let daemon = census::Seen::of(facts.pid("daemon")).expect("nobody has told it");
+    let swept = arena.command(&lariat).args(["sweep", "--all", "--yes"]).run().expect(0);
+    let said = format!("{}{}", swept.out(), swept.err());
+    assert!(!daemon.is_alive_now(), "{said}");
+    assert!(facts.has("clean-daemon") && outer.is_alive(), "{said}");
+    outer.signal(libc::SIGTERM);
+    drop(outer.wait());
+    arena.finish();
+}
+
 /// Keepers do not hold the lock that the next command makes.
 #[test]
 fn keepers_of_a_run_whose_ledger_was_removed_are_waited_for() {
