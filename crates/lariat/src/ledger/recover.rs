@@ -338,6 +338,8 @@ pub fn survey_in(clues: &Clues, snapshot: &mut Snapshot) -> Findings {
 }
 
 #[cfg(test)]
+mod keeper_tests;
+#[cfg(test)]
 mod place_tests;
 #[cfg(test)]
 mod real_tests;

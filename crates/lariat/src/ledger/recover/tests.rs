@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::process::Mark;
 
-const RUN: &str = "00c0ffee00c0ffee";
+pub(super) const RUN: &str = "00c0ffee00c0ffee";
 const ME: u32 = 1000;
 
 pub(super) fn run() -> RunId {
@@ -61,7 +61,7 @@ pub(super) fn leader() -> Process {
     Process { identity: Identity::new(100, 50), ..process(100) }
 }
 
-fn marked(pid: i32) -> Process {
+pub(super) fn marked(pid: i32) -> Process {
     Process { mark: Some(Mark { run: RUN.into(), service: Some("api".into()) }), ..process(pid) }
 }
 
@@ -317,7 +317,7 @@ pub(super) fn check(rows: Vec<Row>) {
     }
 }
 
-const ANOTHER: &str = "00000000000000bb";
+pub(super) const ANOTHER: &str = "00000000000000bb";
 
 pub(super) fn of_another(pid: i32) -> Process {
     Process { mark: Some(Mark { run: ANOTHER.into(), service: None }), ..process(pid) }
@@ -358,50 +358,6 @@ fn a_run_inside_another_one_does_not_claim_what_carries_the_others_mark() {
     let clues = Clues { has_mark: false, ..clues() };
     let findings = find(&clues, &snapshot(&[leader(), marked(300), Process { ppid: 100, ..marked(301) }]));
     assert_eq!(reasons(&findings.certain), [(100, Why::Recorded), (301, Why::Descendant(100))]);
-}
-
-#[test]
-fn only_its_own_keepers_are_waited_for() {
-    // Its own is born after it began (50), and carries what was around it.
-    let own = Process { is_keeper: true, ..process(400) };
-    let of = |keeper: Process| {
-        let member = Process { ppid: keeper.identity.pid, ..marked(401) };
-        let mut all = snapshot(&[keeper, member]);
-        all.living.own.insert(Identity::new(402, 60));
-        all.keepers_above(RUN, Some(50)).into_iter().map(|keeper| keeper.pid).collect::<Vec<_>>()
-    };
-    assert_eq!(of(own.clone()), [400]);
-    assert_eq!(of(Process { mark: of_another(1).mark, ..own.clone() }), [400], "of a run within another");
-    let of_inner = Process { mark: marked(1).mark, ..own.clone() };
-    let of_outer = Process { identity: Identity::new(400, 49), ..own.clone() };
-    let above_us = Process { identity: Identity::new(500, 60), ..own.clone() };
-    let of_living = Process { identity: Identity::new(402, 60), ..own.clone() };
-    for keeper in [of_inner, of_outer, above_us, of_living, foreign(own)] {
-        assert!(of(keeper.clone()).is_empty(), "{keeper:?}");
-    }
-}
-
-#[test]
-fn marks_that_nobody_knows_are_lost_unless_a_keeper_is_above_them() {
-    let keeper = Process { is_keeper: true, ..process(400) };
-    let processes = [
-        marked(300),
-        of_another(301),
-        keeper.clone(),
-        Process { ppid: 400, ..of_another(401) },
-        foreign(Process { mark: Some(Mark { run: "x".into(), service: None }), ..process(302) }),
-    ];
-    let mut snapshot = snapshot(&processes);
-    let marks = snapshot.unknown_marks(&BTreeSet::new());
-    assert_eq!(marks, BTreeMap::from([(RUN.to_owned(), true), (ANOTHER.to_owned(), false)]));
-    let known = BTreeSet::from([RUN.to_owned(), ANOTHER.to_owned()]);
-    assert!(snapshot.unknown_marks(&known).is_empty());
-    assert_eq!(snapshot.keepers_above(ANOTHER, None), [keeper.identity]);
-    assert!(snapshot.keepers_above(RUN, None).is_empty());
-    // The eldest whose place could be read.
-    snapshot.processes[1].dir = Some("/p".into());
-    assert_eq!(snapshot.place_of(ANOTHER), Some(Path::new("/p")));
-    assert_eq!(snapshot.place_of("x"), None, "another user's");
 }
 
 #[test]
