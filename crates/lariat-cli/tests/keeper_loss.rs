@@ -250,7 +250,7 @@ fn say_in_its_place(notice: Notice, besides: &str) {
     if besides == "limit" {
         // Nobody can be found either, which is said, and known to the next command.
         assert!(ending.err().contains("not all that it left could be ended"), "{}", ending.err());
-        arena.command(subject::lariat(LARIAT)).args(["sweep", "--all", "--yes"]).run().expect(0);
+        arena.command(subject::lariat(LARIAT)).args(["sweep", "--yes"]).run().expect(0);
     }
     assert!(arena.alive().is_empty(), "{notice:?}, {besides}: {:?} {}", arena.alive(), ending.err());
     arena.finish();
@@ -303,7 +303,7 @@ fn a_keeper_that_is_held_before_anybody_knows_it_is_done_without() {
     trace.running().signal(libc::SIGKILL);
     // A run whose supervisor is not dead yet would be left alone.
     trace.running().wait();
-    arena.command(&lariat).args(["sweep", "--all", "--yes"]).start().wait_at_most(PATIENCE).expect(0);
+    arena.command(&lariat).args(["sweep", "--yes"]).start().wait_at_most(PATIENCE).expect(0);
     drop(trace);
     arena.wait_until_empty(PATIENCE);
     assert_told_once(&facts);
@@ -412,7 +412,7 @@ fn what_such_a_run_left_under_another_run_is_swept() {
     });
     std::fs::remove_dir_all(stack.dir().join(".lariat")).expect("nobody writes there any more");
     let daemon = census::Seen::of(facts.pid("daemon")).expect("nobody has told it");
-    let swept = arena.command(&lariat).args(["sweep", "--all", "--yes"]).run().expect(0);
+    let swept = stack.run(&arena, &["sweep", "--yes"]).expect(0);
     let said = format!("{}{}", swept.out(), swept.err());
     assert!(!daemon.is_alive_now(), "{said}");
     assert!(facts.has("clean-daemon") && outer.is_alive(), "{said}");
