@@ -236,3 +236,58 @@ fn a_command_without_a_record_is_found_where_it_works() {
     assert!(arena.alive().is_empty());
     arena.finish();
 }
+
+/// What a keeper left is in its supervisor's hands while that is alive, though no list of this home's names either.
+#[test]
+fn who_is_alive_is_seen_from_another_home() {
+    let Some(user) = User::take() else { return };
+    let mut arena = Arena::with(Containment::Lineage);
+    let port = arena.port().to_string();
+    let other = arena.dir().join("home/other");
+    fs::create_dir(&other).expect("root may");
+    let (stack, shop) = project(&arena, "shop", "daemon", "--manner stubborn");
+    let toml = service("server", "daemon", &shop, "--manner stubborn").replace("300ms", "9m");
+    fs::write(stack.dir().join("lariat.toml"), toml).expect("root may");
+    user.own(&arena);
+    let up = user.up(&arena, &stack);
+    shop.wait_for("ready");
+    let single = arena.facts("single");
+    user.own(&arena);
+    let words = ["run", "--grace", "9m", "--", fixture::path(), "port-holder", "--manner", "stubborn"];
+    let run = user.runs(lariat(&arena, &words).args(["--port", &port]).facts(&single)).start();
+    single.wait_for("ready");
+    let from_there = |args: &[&str]| {
+        let command = user.runs(lariat(&arena, args)).dir(&other);
+        command.env("XDG_RUNTIME_DIR", &other).env("XDG_STATE_HOME", &other).env("HOME", &other).run()
+    };
+    let of_shop = ["leader", "daemon"].map(|role| shop.pid(role));
+    let of_single = ["leader", "port"].map(|role| single.pid(role));
+    let members = [of_shop, of_single].concat();
+    for (running, leader) in [(&up, of_shop[0]), (&run, of_single[0])] {
+        let keepers = lariat_testkit::census::children_of(running.pid()).into_iter().filter_map(Seen::of);
+        let keeper = keepers.into_iter().find(|seen| seen.comm.starts_with("keeper:")).expect("it is alive");
+        keeper.kill();
+        let is_orphan = || Seen::of(leader).is_some_and(|leader| leader.parent == running.pid());
+        wait_until("its orphans", PATIENCE, || is_orphan().then_some(()));
+    }
+    let swept = from_there(&["sweep", "--all", "--yes", "--possible", "--force"]).expect(0);
+    assert!(members.iter().all(|pid| is_alive(*pid)), "{}", said(&swept));
+    let freed = from_there(&["port", &port, "--free", "--yes"]).expect(5);
+    assert!(said(&freed).contains(&format!("its supervisor is process {}", run.pid())), "{}", said(&freed));
+    assert!(is_alive(of_single[1]), "{}", said(&freed));
+    let ps = from_there(&["ps", "--all", "--json"]).expect(0);
+    let json: Value = serde_json::from_str(&ps.out()).expect("one object");
+    let shown = json["runs"].as_array().expect("a list").iter();
+    let mut shown: Vec<_> = shown.map(|run| (run["state"].clone(), run["supervisor"].as_i64())).collect();
+    shown.sort_by_key(|(_, supervisor)| *supervisor);
+    let expected = [&up, &run].map(|running| ("alive".into(), Some(i64::from(running.pid()))));
+    assert_eq!(shown, expected, "{json:#}");
+    // The negative control: nobody has them in hand any more.
+    kill_at_once(&[&up, &run].map(|running| running.seen().expect("it is alive")));
+    let swept = from_there(&["sweep", "--all", "--yes", "--force"]).expect(0);
+    assert!(!members.iter().any(|pid| is_alive(*pid)), "{}", said(&swept));
+    for running in [&up, &run] {
+        running.wait();
+    }
+    arena.finish();
+}

@@ -81,8 +81,10 @@ impl fmt::Display for Holder {
         };
         write!(f, "{} `{}`", first.identity.pid, first.command)?;
         match &first.mark {
-            Some(Mark { run, service: Some(service) }) => write!(f, ", service `{service}` of run {run}")?,
-            Some(Mark { run, service: None }) => write!(f, ", of run {run}")?,
+            Some(Mark { run, service: Some(service), .. }) => {
+                write!(f, ", service `{service}` of run {run}")?
+            }
+            Some(Mark { run, service: None, .. }) => write!(f, ", of run {run}")?,
             None => {}
         }
         let numbers: Vec<String> = others.iter().map(|other| other.identity.pid.to_string()).collect();
@@ -265,8 +267,9 @@ mod tests {
         };
         let holder =
             |processes| Holder { proto: Proto::Tcp, addr: "[::]:80".parse().unwrap(), uid: 7, processes };
-        let mark =
-            |service: Option<&str>| Some(Mark { run: "r".into(), service: service.map(str::to_owned) });
+        let mark = |service: Option<&str>| {
+            Some(Mark { run: "r".into(), service: service.map(str::to_owned), ..Mark::default() })
+        };
         let table = [
             (vec![], "a process of user 7 that may not be looked into"),
             (vec![process(4, None)], "4 `serve --port 80`"),

@@ -74,7 +74,7 @@ pub(crate) fn run(options: &RunOptions) -> Result<Ended, RunError> {
     process::set_subreaper(true).map_err(own("become a child subreaper"))?;
     let signals = SignalFd::new(heard()).map_err(own("hear signals"))?;
     let (ours, theirs) = sockets::seqpacket_pair().map_err(own("make a socket pair"))?;
-    let plan = plan(options, &before, ties.terminal.is_some());
+    let plan = plan(options, me, &before, ties.terminal.is_some());
     // Opened here, where it shows our numbers: the keeper may have others.
     let outside = options.is_isolated.then(Outside::open).transpose().map_err(own("open /proc"))?;
     let us = PidFd::open(me).map_err(own("open ourselves"))?;

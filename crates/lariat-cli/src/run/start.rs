@@ -4,11 +4,10 @@
 //! Handles HAZARD(sigchld-ignored) and, for the ties, HAZARD(keeper-stopped).
 
 use std::ffi::OsString;
-use std::os::unix::ffi::OsStrExt;
 
 use lariat::ledger::command::{CommandLedger, OpenRecord, Place};
 use lariat::ledger::record::RunId;
-use lariat::process::RUN_VARIABLE;
+use lariat::process::Mark;
 use lariat_keeper::contain::cgroup;
 use lariat_keeper::contain::choose;
 use lariat_keeper::contain::limits::NoLimits;
@@ -83,14 +82,14 @@ pub(super) fn heard() -> SignalSet {
     FAULTS.into_iter().fold(SignalSet::full(), SignalSet::without)
 }
 
-pub(super) fn plan(options: &RunOptions, before: &Before, has_terminal: bool) -> Plan {
+pub(super) fn plan(options: &RunOptions, me: Identity, before: &Before, has_terminal: bool) -> Plan {
     let name = options.command.first().map(|c| std::path::Path::new(c).file_name().unwrap_or(c));
     Plan {
         label: name.map(|n| n.to_string_lossy().into_owned()).unwrap_or_default(),
         run: String::new(),
         record: options.ledger.as_ref().map(|ledger| c_string(ledger.path().as_os_str())),
         argv: options.command.iter().map(|a| c_string(a)).collect(),
-        env: environment(options.ledger.as_ref()),
+        env: environment(options.ledger.as_ref(), me),
         dir: None,
         has_session: !has_terminal,
         is_daemon: false,
@@ -155,17 +154,19 @@ pub(super) fn cgroup(options: &RunOptions, label: &str) -> lariat_sys::Result<Op
     }
 }
 
-/// The environment that lariat was started with, and the mark of the run.
-fn environment(ledger: Option<&CommandLedger>) -> Vec<std::ffi::CString> {
+/// The environment that lariat was started with, and the mark of the run, unless that of a run around it is there.
+fn environment(ledger: Option<&CommandLedger>, me: Identity) -> Vec<std::ffi::CString> {
     let pair = |(name, value): (OsString, OsString)| {
         let mut entry = name;
         entry.push("=");
         entry.push(value);
         c_string(&entry)
     };
+    let own = ledger.filter(|ledger| ledger.marker() == ledger.run());
+    let mark = own.map(|ledger| Mark::variables(ledger.run().as_str(), me));
     let is_other = |(name, _): &(OsString, OsString)| {
-        !name.as_bytes().is_empty() && (ledger.is_none() || name.as_bytes() != RUN_VARIABLE.as_bytes())
+        !name.is_empty() && !mark.iter().flatten().any(|(marking, _)| name == marking)
     };
-    let mark = ledger.map(|ledger| pair((RUN_VARIABLE.into(), ledger.marker().as_str().into())));
-    std::env::vars_os().filter(is_other).map(pair).chain(mark).collect()
+    let others = std::env::vars_os().filter(is_other).map(pair);
+    others.chain(mark.iter().flatten().map(|(name, value)| pair((name.into(), value.into())))).collect()
 }

@@ -221,7 +221,9 @@ fn variable(name: &str, span: std::ops::Range<usize>, title: &str, sink: &mut Si
         sink.error(Code::Environment, message, span, label);
         return false;
     }
-    if matches!(name, "LARIAT_RUN" | "LARIAT_SERVICE") || name.starts_with("LARIAT_PORT_") {
+    if matches!(name, "LARIAT_RUN" | "LARIAT_SERVICE" | "LARIAT_SUPERVISOR")
+        || name.starts_with("LARIAT_PORT_")
+    {
         let error =
             sink.error(Code::Environment, format!("`{name}` is set by lariat"), span, "cannot be set here");
         error.help("choose another name");

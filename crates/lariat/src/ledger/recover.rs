@@ -33,7 +33,7 @@ mod snapshot;
 mod words;
 
 pub use super::record::pid_namespace as own_pid_namespace;
-pub use search::{by_pattern, find, has};
+pub use search::{Guard, by_pattern, find, has};
 pub(crate) use snapshot::newborn;
 pub use snapshot::{Process, Snapshot, Traces};
 

@@ -135,7 +135,7 @@ mod tests {
         for (pid, uid) in [(70, Some(1000)), (71, Some(0)), (72, None), (1, Some(1000)), (50, Some(1000))] {
             for marked in [Some(run.as_str()), Some("fedcba9876543210"), None] {
                 let identity = Identity::new(pid, 9);
-                let mark = marked.map(|run| Mark { run: run.to_owned(), service: None });
+                let mark = marked.map(|run| Mark { run: run.to_owned(), ..Mark::default() });
                 let holder = HolderProcess {
                     identity,
                     uid,
@@ -146,6 +146,7 @@ mod tests {
                 // A daemon: on its own in every respect, but for the mark.
                 let process = Process {
                     dir: None,
+                    supervisor: None,
                     identity,
                     ppid: 1,
                     pgrp: pid,

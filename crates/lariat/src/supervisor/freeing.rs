@@ -22,6 +22,7 @@ use crate::ledger::recover::{Clues, Found};
 use crate::ledger::store::{self, Loaded};
 use crate::ledger::{LedgerError, StateDir, answers};
 use crate::ports::{self, Holder, HolderProcess, PortError};
+use crate::process::Mark;
 use crate::shutdown::endings::{Ended, Pace, end_all};
 use crate::shutdown::found::FoundSet;
 
@@ -62,6 +63,11 @@ pub enum Life {
         /// The process that decides; while that one is dead, the keeper.
         guard: Identity,
     },
+    /// It is on no list of ours, and its mark names the process that decides.
+    Supervised {
+        /// That process.
+        supervisor: Identity,
+    },
     /// Nothing is known of it, but that a keeper is above the process.
     Kept {
         /// The keeper.
@@ -76,7 +82,7 @@ impl Life {
         match self {
             Self::Over { root } => root.as_deref(),
             Self::Stack { root } | Self::Finishing { root } | Self::Unanswered { root } => Some(root),
-            Self::Command { .. } | Self::Kept { .. } => None,
+            Self::Command { .. } | Self::Supervised { .. } | Self::Kept { .. } => None,
         }
     }
 
@@ -109,12 +115,14 @@ pub fn life_of(run: &RunId, dirs: &UserDirs, process: Identity) -> Life {
         .collect();
     let records =
         records.iter().filter(|record| record.marker == *run && Some(&record.boot) == boot.as_ref());
-    match records.flat_map(CommandRecord::guards).find(Identity::is_alive) {
-        Some(guard) => Life::Command { guard },
-        None => match keeper_above(process) {
-            Some(keeper) => Life::Kept { keeper },
-            None => Life::Over { root },
-        },
+    if let Some(guard) = records.flat_map(CommandRecord::guards).find(Identity::is_alive) {
+        return Life::Command { guard };
+    }
+    let named = Mark::of(process.pid).and_then(|mark| mark.supervisor).filter(Identity::is_alive);
+    match (named, keeper_above(process)) {
+        (Some(supervisor), _) => Life::Supervised { supervisor },
+        (None, Some(keeper)) => Life::Kept { keeper },
+        (None, None) => Life::Over { root },
     }
 }
 
@@ -354,7 +362,8 @@ mod tests {
     const RUN: &str = "0123456789abcdef";
 
     fn process(pid: i32, uid: Option<u32>, run: Option<&str>) -> HolderProcess {
-        let mark = run.map(|run| Mark { run: run.to_owned(), service: Some("web".into()) });
+        let mark =
+            run.map(|run| Mark { run: run.to_owned(), service: Some("web".into()), ..Mark::default() });
         let identity = Identity::new(pid, 7);
         HolderProcess { identity, uid, command: "x".into(), age: Duration::ZERO, mark }
     }
@@ -406,7 +415,7 @@ mod tests {
             processes,
         };
         let mut other = process(71, Some(OURS), Some(RUN));
-        other.mark = Some(Mark { run: RUN.into(), service: None });
+        other.mark = Some(Mark { run: RUN.into(), ..Mark::default() });
         let holders = [
             holder(vec![process(70, Some(OURS), Some(RUN)), other]),
             holder(vec![process(72, Some(1), Some(RUN))]),

@@ -82,6 +82,7 @@ impl Driver {
             options: &self.options,
             controllers: self.seat.as_ref().map(Seat::controllers).unwrap_or_default(),
             run: self.books.run(),
+            supervisor: self.books.record().supervisor.into(),
             ports: &ports,
             pump: &self.pump,
             lock: self.books.lock(),

@@ -16,7 +16,7 @@ use super::recovery::Others;
 use crate::ledger::command::{self, CommandFile};
 use crate::ledger::index::{IndexEntry, RunIndex, UserDirs};
 use crate::ledger::record::{RunId, RunRecord};
-use crate::ledger::recover::{self, Clues, Living, Reach, Snapshot};
+use crate::ledger::recover::{self, Clues, Guard, Living, Reach, Snapshot};
 use crate::ledger::store::{self, Loaded};
 use crate::ledger::{LedgerError, StateDir, answers, lock};
 
@@ -189,14 +189,21 @@ impl Runs {
                 run.clues = None;
             }
         }
-        let marks = snapshot.unknown_marks(&self.marks());
-        let lost = marks.into_iter().filter(|(_, is_lost)| *is_lost);
-        for run in lost.filter_map(|(mark, _)| RunId::try_from(mark).ok()) {
+        for (mark, guard) in snapshot.unknown_marks(&self.marks()) {
+            let Ok(run) = RunId::try_from(mark) else { continue };
             let dir = snapshot.place_of(run.as_str()).map(Path::to_owned);
-            if directories.is_held(run.as_str()) {
-                self.known.push(KnownRun { state: State::Alive, ..known(run, Kind::Lost) });
-            } else {
-                self.known.push(lost_run(run, dir, &directories.bases));
+            let is_held = || directories.is_held(run.as_str());
+            let alive = |supervisor| KnownRun {
+                state: State::Alive,
+                supervisor,
+                dir: dir.clone(),
+                ..known(run.clone(), Kind::Lost)
+            };
+            match guard {
+                Guard::Supervisor(supervisor) => self.known.push(alive(Some(supervisor))),
+                Guard::Nobody if is_held() => self.known.push(alive(None)),
+                Guard::Nobody => self.known.push(lost_run(run, dir, &directories.bases)),
+                Guard::Keeper => {}
             }
         }
     }

@@ -25,6 +25,7 @@ use super::poller::Key;
 use super::probing::Probe;
 use crate::logs::Store;
 use crate::logs::pump::{Flow, Pump};
+use crate::process::{Mark, SERVICE_VARIABLE};
 use crate::service::spec::{Isolation, ServiceSpec, StackSpec};
 
 /// One service.
@@ -77,6 +78,7 @@ pub(super) struct Start<'a> {
     /// By which limits have an effect in the directories of this run.
     pub(super) controllers: Controllers,
     pub(super) run: &'a str,
+    pub(super) supervisor: Identity,
     /// `LARIAT_PORT_*` of the whole stack.
     pub(super) ports: &'a BTreeMap<String, u16>,
     pub(super) pump: &'a Pump,
@@ -207,8 +209,9 @@ fn environment(start: &Start<'_>, port: Option<u16>) -> Vec<OsString> {
     if let Some(port) = port {
         variables.insert("PORT".into(), port.to_string().into());
     }
-    variables.insert("LARIAT_RUN".into(), start.run.into());
-    variables.insert("LARIAT_SERVICE".into(), start.spec.name.as_str().into());
+    let mark = Mark::variables(start.run, start.supervisor);
+    variables.extend(mark.map(|(name, value)| (name.into(), value.into())));
+    variables.insert(SERVICE_VARIABLE.into(), start.spec.name.as_str().into());
     let entry = |(name, value): (OsString, OsString)| {
         let mut bytes = name.into_vec();
         bytes.push(b'=');

@@ -152,7 +152,9 @@ fn to_stop(life: &Life, service: Option<&str>) -> Option<Option<String>> {
             format!("there: `lariat stop {service}`, or `lariat down` for all of it")
         }
         Life::Finishing { .. } => "there: `lariat down` waits for them".into(),
-        Life::Command { guard } => format!("by hand: kill {guard}"),
+        Life::Command { guard: decides } | Life::Supervised { supervisor: decides } => {
+            format!("by hand: kill {decides}")
+        }
         Life::Kept { keeper } => format!("its supervisor is above process {keeper}: end that one"),
     };
     Some(Some(how))

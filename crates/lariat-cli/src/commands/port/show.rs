@@ -51,6 +51,7 @@ pub(super) fn in_words(life: &Life) -> String {
         Life::Unanswered { .. } => format!("may be alive{place}, whose file system does not answer"),
         Life::Finishing { .. } => format!("is being ended by its keepers{place}"),
         Life::Command { guard } => format!("is alive: `lariat run`, process {guard}"),
+        Life::Supervised { supervisor } => format!("is alive: its supervisor is process {supervisor}"),
         Life::Kept { keeper } => format!("is alive: its keeper is process {keeper}"),
     }
 }
@@ -221,7 +222,7 @@ mod tests {
             age: Duration::from_secs(75),
             mark,
         };
-        let mark = Some(Mark { run: RUN.into(), service: Some("web".into()) });
+        let mark = Some(Mark { run: RUN.into(), service: Some("web".into()), ..Mark::default() });
         let holder =
             |proto, addr: &str, processes| Holder { proto, addr: addr.parse().unwrap(), uid: 0, processes };
         let holders = vec![

@@ -1,10 +1,14 @@
 //! Whose keepers and marks are whose, of runs around and within each other.
 
-use std::collections::BTreeMap;
-
 use super::tests::{ANOTHER, RUN, foreign, marked, of_another, process, snapshot};
 use super::*;
 use crate::process::Mark;
+
+const THIRD: &str = "00000000000000cc";
+
+fn of_third(pid: i32) -> Process {
+    Process { mark: Some(Mark { run: THIRD.into(), ..Mark::default() }), ..process(pid) }
+}
 
 #[test]
 fn only_its_own_keepers_are_waited_for() {
@@ -28,19 +32,24 @@ fn only_its_own_keepers_are_waited_for() {
 }
 
 #[test]
-fn marks_that_nobody_knows_are_lost_unless_a_keeper_is_above_them() {
+fn marks_that_nobody_knows_are_lost_unless_a_keeper_or_a_supervisor_has_them() {
+    let supervisor = Identity::new(500, 40);
     let keeper = Process { is_keeper: true, ..process(400) };
     let processes = [
         marked(300),
         of_another(301),
         keeper.clone(),
         Process { ppid: 400, ..of_another(401) },
-        foreign(Process { mark: Some(Mark { run: "x".into(), service: None }), ..process(302) }),
+        // What lost its keeper, and who is still below one.
+        Process { supervisor: Some(supervisor), ..of_third(303) },
+        Process { ppid: 400, ..of_third(304) },
+        foreign(Process { mark: Some(Mark { run: "x".into(), ..Mark::default() }), ..process(302) }),
     ];
     let mut snapshot = snapshot(&processes);
     let marks = snapshot.unknown_marks(&BTreeSet::new());
-    assert_eq!(marks, BTreeMap::from([(RUN.to_owned(), true), (ANOTHER.to_owned(), false)]));
-    let known = BTreeSet::from([RUN.to_owned(), ANOTHER.to_owned()]);
+    let expected = [(RUN, Guard::Nobody), (ANOTHER, Guard::Keeper), (THIRD, Guard::Supervisor(supervisor))];
+    assert_eq!(marks, expected.map(|(run, guard)| (run.to_owned(), guard)).into());
+    let known = expected.map(|(run, _)| run.to_owned()).into();
     assert!(snapshot.unknown_marks(&known).is_empty());
     assert_eq!(snapshot.keepers_above(ANOTHER, None), [keeper.identity]);
     assert!(snapshot.keepers_above(RUN, None).is_empty());

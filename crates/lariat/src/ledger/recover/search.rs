@@ -395,10 +395,9 @@ impl Snapshot {
         keepers.filter(is_above).map(|keeper| keeper.identity).collect()
     }
 
-    /// Returns the marks that processes of our user carry and that are not in `known`, each with whether it is surely
-    /// no live run's: nobody who carries it is a keeper, or below one.
+    /// Returns the marks that processes of our user carry and that are not in `known`, each with what is known of the run.
     #[must_use]
-    pub fn unknown_marks(&self, known: &BTreeSet<String>) -> BTreeMap<String, bool> {
+    pub fn unknown_marks(&self, known: &BTreeSet<String>) -> BTreeMap<String, Guard> {
         let below_keepers =
             self.with_descendants(self.processes.iter().filter(|p| p.is_keeper).map(pid).collect());
         let mut marks = BTreeMap::new();
@@ -406,12 +405,29 @@ impl Snapshot {
             let Some(mark) = process.mark.as_ref().filter(|mark| !known.contains(&mark.run)) else {
                 continue;
             };
-            let is_below = below_keepers.contains(&process.identity.pid);
-            let is_lost = marks.entry(mark.run.clone()).or_insert(true);
-            *is_lost &= !is_below && !self.living.own.contains(&process.identity);
+            let is_kept =
+                below_keepers.contains(&process.identity.pid) || self.living.own.contains(&process.identity);
+            let guard = match process.supervisor {
+                Some(supervisor) => Guard::Supervisor(supervisor),
+                None if is_kept => Guard::Keeper,
+                None => Guard::Nobody,
+            };
+            let known = marks.entry(mark.run.clone()).or_insert(guard);
+            *known = guard.max(*known);
         }
         marks
     }
+}
+
+/// Who of lariat looks after a run of which only the mark is known.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Guard {
+    /// Nobody: it did not end by itself.
+    Nobody,
+    /// One who carries the mark is below a keeper, or is lariat's own.
+    Keeper,
+    /// The supervisor that one of them names.
+    Supervisor(Identity),
 }
 
 fn pid(process: &Process) -> i32 {

@@ -44,6 +44,8 @@ pub struct Process {
     pub is_unit: bool,
     /// The mark in its environment, if it has one that could be read.
     pub mark: Option<Mark>,
+    /// The supervisor that the mark names, if that is alive: it has in hand whatever carries the mark, for no list may say so.
+    pub supervisor: Option<Identity>,
     /// Where it works, if it has a mark: read at once, for it may be gone when that is asked for.
     pub dir: Option<PathBuf>,
     /// The name of its program.
@@ -63,6 +65,7 @@ impl Process {
         let environment =
             if is_alive { procfs::settled_environ(&stat).ok().flatten() } else { None }.unwrap_or_default();
         let mark = Mark::parse(&environment);
+        let supervisor = mark.as_ref().and_then(|mark| mark.supervisor).filter(Identity::is_alive);
         let dir = mark.as_ref().and_then(|_| procfs::cwd(pid).ok().flatten());
         Some(Self {
             identity: stat.identity().with_inode(opened.and_then(|opened| opened.inode())),
@@ -76,6 +79,7 @@ impl Process {
             has_home: has_home(&environment),
             is_unit: is_unit(&environment, pid),
             mark,
+            supervisor,
             dir,
             comm: stat.comm.to_string(),
             traces: None,

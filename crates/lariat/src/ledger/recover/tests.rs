@@ -51,6 +51,7 @@ pub(super) fn process(pid: i32) -> Process {
         has_home: true,
         is_unit: false,
         mark: None,
+        supervisor: None,
         dir: None,
         comm: "x".into(),
         traces: None,
@@ -62,7 +63,10 @@ pub(super) fn leader() -> Process {
 }
 
 pub(super) fn marked(pid: i32) -> Process {
-    Process { mark: Some(Mark { run: RUN.into(), service: Some("api".into()) }), ..process(pid) }
+    Process {
+        mark: Some(Mark { run: RUN.into(), service: Some("api".into()), ..Mark::default() }),
+        ..process(pid)
+    }
 }
 
 fn member(pid: i32) -> Process {
@@ -137,7 +141,7 @@ fn identities_and_marks() -> Vec<Row> {
         ),
         (
             "another run's mark",
-            vec![Process { mark: Some(Mark { run: "0".repeat(16), service: None }), ..process(300) }],
+            vec![Process { mark: Some(Mark { run: "0".repeat(16), ..Mark::default() }), ..process(300) }],
             vec![],
             vec![],
         ),
@@ -320,7 +324,7 @@ pub(super) fn check(rows: Vec<Row>) {
 pub(super) const ANOTHER: &str = "00000000000000bb";
 
 pub(super) fn of_another(pid: i32) -> Process {
-    Process { mark: Some(Mark { run: ANOTHER.into(), service: None }), ..process(pid) }
+    Process { mark: Some(Mark { run: ANOTHER.into(), ..Mark::default() }), ..process(pid) }
 }
 
 /// What belongs to a run that is alive is nobody's leftover, by whatever clue it is found.
@@ -450,6 +454,7 @@ fn any_process() -> impl Strategy<Value = Process> {
     (small(), 45..65_u64, small(), small(), small(), 0..3_u32, any::<bool>(), 0..3_u8).prop_map(
         |(pid, start, ppid, pgrp, session, uid, is_alive, mark)| Process {
             dir: None,
+            supervisor: None,
             identity: Identity::new(pid, start),
             ppid,
             pgrp,
@@ -460,8 +465,10 @@ fn any_process() -> impl Strategy<Value = Process> {
             has_terminal: session == 5,
             has_home: ppid % 2 == 0,
             is_unit: pgrp == 4,
-            mark: (mark > 0)
-                .then(|| Mark { run: if mark == 1 { RUN.into() } else { "other".into() }, service: None }),
+            mark: (mark > 0).then(|| Mark {
+                run: if mark == 1 { RUN.into() } else { "other".into() },
+                ..Mark::default()
+            }),
             comm: String::new(),
             traces: Some(Traces {
                 cwd: Some(if pgrp % 2 == 0 { "/p/x".into() } else { "/q".into() }),
