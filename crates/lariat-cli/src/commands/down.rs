@@ -94,6 +94,10 @@ fn stop(run: &LiveRun, args: &DownArgs, output: &mut Output) -> Result<Option<Re
         let answer = match client.next(Some(Instant::now() + live::LOOK_EVERY)) {
             Ok(answer) => answer,
             Err(ClientError::TimedOut) => {
+                if !args.json {
+                    output.print(narrator.remind(Instant::now()));
+                    output.flush();
+                }
                 if silence.is_some_and(|until| Instant::now() >= until) {
                     output
                         .note("the supervisor does not answer and was killed; its keepers end the services");
@@ -112,7 +116,7 @@ fn stop(run: &LiveRun, args: &DownArgs, output: &mut Output) -> Result<Option<Re
         silence = None;
         match answer {
             Answer::Event(event) if !args.json => {
-                output.print(narrator.tell(&event.kind));
+                output.print(narrator.tell(&event.kind, Instant::now()));
                 output.flush();
             }
             Answer::Report(report) => {

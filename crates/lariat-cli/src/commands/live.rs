@@ -79,11 +79,17 @@ pub(crate) fn connect() -> Result<(Client, LiveRun), Failure> {
     Ok((client, live))
 }
 
-/// Asks and returns the one answer. Blocks until it comes, or the supervisor dies or is found stopped.
+/// Asks and returns the one answer. Blocks until it comes, or the supervisor dies or is found stopped; `waits` is called
+/// again and again meanwhile.
 ///
 /// # Errors
 /// The request was refused, or the supervisor does not answer.
-pub(crate) fn ask(client: &mut Client, run: &LiveRun, request: &Request) -> Result<Answer, Failure> {
+pub(crate) fn ask(
+    client: &mut Client,
+    run: &LiveRun,
+    request: &Request,
+    mut waits: impl FnMut(),
+) -> Result<Answer, Failure> {
     client.ask(request).map_err(|error| trouble(&error))?;
     loop {
         match client.next(Some(Instant::now() + LOOK_EVERY)) {
@@ -92,7 +98,7 @@ pub(crate) fn ask(client: &mut Client, run: &LiveRun, request: &Request) -> Resu
             // What was asked for may take as long as it takes; a supervisor that cannot work on it is another matter.
             Err(ClientError::TimedOut) => match run.supervisor.filter(|id| is_stopped(*id)) {
                 Some(supervisor) => return Err(stopped(supervisor)),
-                None => continue,
+                None => waits(),
             },
             Err(error) => return Err(trouble(&error)),
         }

@@ -14,7 +14,8 @@ use crate::output::{Failure, Output};
 /// Shows the services of the project's run.
 pub(crate) fn run(args: &PsArgs, output: &mut Output) -> Result<ExitCode, Failure> {
     let (mut client, run) = live::connect()?;
-    let Answer::Status(status) = live::ask(&mut client, &run, &Request::Ps { processes: args.json })? else {
+    let Answer::Status(status) = live::ask(&mut client, &run, &Request::Ps { processes: args.json }, || {})?
+    else {
         return Err(Failure::new(ExitCode::Trouble, "the supervisor gave another answer than was asked for"));
     };
     if args.json {

@@ -1,5 +1,7 @@
 //! `lariat start`, `stop` and `restart`: one service of the run.
 
+use std::time::{Duration, Instant};
+
 use lariat::api::{Answer, Request, ServiceStatus};
 
 use super::{live, ps};
@@ -9,12 +11,14 @@ use crate::output::{Failure, Output};
 
 /// Starts a service and returns when it is ready.
 pub(crate) fn start(args: &OrderArgs, output: &mut Output) -> Result<ExitCode, Failure> {
-    order(args, |services| Request::Start { services }, output).map(|_| ExitCode::Done)
+    let until = "is ready";
+    order(args, |services| Request::Start { services }, until, output).map(|_| ExitCode::Done)
 }
 
 /// Stops a service and returns when nothing of it is left.
 pub(crate) fn stop(args: &OrderArgs, output: &mut Output) -> Result<ExitCode, Failure> {
-    let stopped = order(args, |services| Request::Stop { services }, output)?;
+    let until = "ends, or its grace period does";
+    let stopped = order(args, |services| Request::Stop { services }, until, output)?;
     for service in stopped.iter().filter(|service| !service.needed_by.is_empty() && !args.json) {
         let (name, others) = (&service.service, service.needed_by.join(", "));
         output.note(&format!("note: left without it: {others}; `lariat start {name}` brings it back"));
@@ -24,18 +28,29 @@ pub(crate) fn stop(args: &OrderArgs, output: &mut Output) -> Result<ExitCode, Fa
 
 /// Stops a service, starts it again, and returns when it is ready.
 pub(crate) fn restart(args: &OrderArgs, output: &mut Output) -> Result<ExitCode, Failure> {
-    order(args, |services| Request::Restart { services }, output).map(|_| ExitCode::Done)
+    let until = "has ended, or its grace period has, and is ready again";
+    order(args, |services| Request::Restart { services }, until, output).map(|_| ExitCode::Done)
 }
 
-/// Orders it and shows how the service is then.
+/// Silence after which it is said what is waited for.
+const NOTED_AFTER: Duration = Duration::from_secs(2);
+
+/// Orders it and shows how the service is then. Takes what is waited for, to follow the service's name.
 fn order(
     args: &OrderArgs,
     request: impl FnOnce(Vec<String>) -> Request,
+    until: &str,
     output: &mut Output,
 ) -> Result<Vec<ServiceStatus>, Failure> {
     let (mut client, run) = live::connect()?;
-    let Answer::Done { services } = live::ask(&mut client, &run, &request(vec![args.service.clone()]))?
-    else {
+    let mut note_at = Some(Instant::now() + NOTED_AFTER);
+    let waits = || {
+        if !args.json && note_at.take_if(|at| Instant::now() >= *at).is_some() {
+            output.try_note(&format!("waiting until {} {until}", args.service));
+        }
+    };
+    let request = request(vec![args.service.clone()]);
+    let Answer::Done { services } = live::ask(&mut client, &run, &request, waits)? else {
         return Err(Failure::new(ExitCode::Trouble, "the supervisor gave another answer than was asked for"));
     };
     for service in &services {

@@ -1,11 +1,18 @@
 //! Tells what happens, as lines for people. Pure: events in, text out.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anstyle::{AnsiColor, Style};
 use lariat::event::{EventKind, ServiceEnded};
 
 use super::{count, duration, harmless, styled};
+
+/// Silence of a start-up or a stop, after which it is said who is waited for.
+const REMIND_AFTER: Duration = Duration::from_secs(2);
+/// How often that is said again.
+const REMIND_EVERY: Duration = Duration::from_secs(10);
+/// Services that are named at most.
+const NAMED_MAX: usize = 3;
 
 /// What is known of a service that has started, for the summary.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -20,7 +27,12 @@ struct Row {
 #[derive(Clone, Debug)]
 pub(crate) struct Narrator {
     is_styled: bool,
+    /// A signal typed now ends the grace periods.
+    can_hurry: bool,
     rows: Vec<Row>,
+    /// Services that were told to stop with the stack, and when they are killed.
+    stopping: Vec<(String, Instant)>,
+    remind_at: Option<Instant>,
     has_started_up: bool,
     is_stopping: bool,
     has_force_begun: bool,
@@ -32,7 +44,10 @@ impl Narrator {
     pub(crate) fn new(is_styled: bool) -> Self {
         Self {
             is_styled,
+            can_hurry: false,
             rows: Vec::new(),
+            stopping: Vec::new(),
+            remind_at: None,
             has_started_up: false,
             is_stopping: false,
             has_force_begun: false,
@@ -41,8 +56,64 @@ impl Narrator {
         }
     }
 
-    /// Returns what there is to say about an event, as whole lines; often nothing.
-    pub(crate) fn tell(&mut self, kind: &EventKind) -> String {
+    /// The same for whoever sits at the run's own terminal, where Ctrl-C ends the grace periods.
+    pub(crate) fn at_terminal(self, is_terminal: bool) -> Self {
+        Self { can_hurry: is_terminal, ..self }
+    }
+
+    /// Returns what there is to say about an event that is heard of now, as whole lines; often nothing.
+    pub(crate) fn tell(&mut self, kind: &EventKind, now: Instant) -> String {
+        self.note_wait(kind, now);
+        self.say(kind)
+    }
+
+    /// Returns when [`Self::remind`] has something to say, if nothing happens before.
+    pub(crate) fn remind_at(&self) -> Option<Instant> {
+        self.remind_at
+    }
+
+    /// Says who is waited for, if nobody has heard of that for long.
+    pub(crate) fn remind(&mut self, now: Instant) -> String {
+        if self.remind_at.is_none_or(|at| now < at) {
+            return String::new();
+        }
+        self.remind_at = Some(now + REMIND_EVERY);
+        if !self.is_stopping {
+            let late = self.rows.iter().filter(|row| row.ready_after.is_none());
+            let late: Vec<&str> = late.map(|row| row.service.as_str()).collect();
+            return if late.is_empty() {
+                String::new()
+            } else {
+                line(&format!("waiting until ready: {}", names(&late)))
+            };
+        }
+        let Some(last) = self.stopping.iter().map(|(_, killed_at)| *killed_at).max() else {
+            return String::new();
+        };
+        let named: Vec<&str> = self.stopping.iter().map(|(service, _)| service.as_str()).collect();
+        let most = last.saturating_duration_since(now).as_secs_f64().ceil();
+        let hurry = if self.can_hurry { " (Ctrl-C: at once)" } else { "" };
+        line(&format!("      waiting at most {most} s, then KILL{hurry}: {}", names(&named)))
+    }
+
+    fn note_wait(&mut self, kind: &EventKind, now: Instant) {
+        let again_at = Some(now + REMIND_AFTER);
+        match kind {
+            EventKind::ServiceStarted { .. } if !self.has_started_up => self.remind_at = again_at,
+            EventKind::ShutdownStarted { .. } => self.remind_at = again_at,
+            EventKind::ServiceStopping { service, grace } if self.is_stopping => {
+                self.stopping.push((service.clone(), now + *grace));
+                self.remind_at = again_at;
+            }
+            EventKind::ServiceEnded(end) => self.stopping.retain(|(service, _)| *service != end.service),
+            EventKind::StartupFinished { .. } | EventKind::ShutdownForced | EventKind::PhaseEnded { .. } => {
+                self.remind_at = None;
+            }
+            _ => {}
+        }
+    }
+
+    fn say(&mut self, kind: &EventKind) -> String {
         match kind {
             EventKind::ServiceStarted { service, pid, port } => {
                 self.started(service, *pid, *port);
@@ -224,6 +295,15 @@ impl Narrator {
     }
 }
 
+/// Names the first few.
+fn names(services: &[&str]) -> String {
+    let named = services[..services.len().min(NAMED_MAX)].join(", ");
+    match services.len().saturating_sub(NAMED_MAX) {
+        0 => named,
+        more => format!("{named} and {more} more"),
+    }
+}
+
 fn line(text: &str) -> String {
     format!("{text}\n")
 }
@@ -234,7 +314,11 @@ mod tests {
 
     fn told(events: &[EventKind]) -> String {
         let mut narrator = Narrator::new(false);
-        events.iter().map(|event| narrator.tell(event)).collect()
+        events.iter().map(|event| narrator.tell(event, Instant::now())).collect()
+    }
+
+    fn secs(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
     }
 
     fn ended(service: &str, killed: u32) -> EventKind {
@@ -315,6 +399,37 @@ mod tests {
              [4/5] containers: the stack has no containers\n\
              [5/5] verify: nothing is alive, ports are free\n"
         );
+    }
+
+    #[test]
+    fn who_is_waited_for_is_said_after_a_silence() {
+        let began = Instant::now();
+        let mut narrator = Narrator::new(false).at_terminal(true);
+        let name = |number: u64| format!("s{number}");
+        for number in 0..5 {
+            let started = EventKind::ServiceStarted { service: name(number), pid: 9, port: None };
+            narrator.tell(&started, began);
+        }
+        narrator.tell(&EventKind::ServiceReady { service: name(0), after: secs(0) }, began);
+        assert_eq!(narrator.remind(began + secs(1)), "", "too soon");
+        assert_eq!(narrator.remind_at(), Some(began + secs(2)));
+        assert_eq!(narrator.remind(began + secs(2)), "waiting until ready: s1, s2, s3 and 1 more\n");
+        assert_eq!(narrator.remind(began + secs(11)), "", "said");
+        narrator.tell(&EventKind::StartupFinished { after: secs(11) }, began + secs(11));
+        assert_eq!((narrator.remind_at(), narrator.remind(began + secs(999))), (None, String::new()));
+
+        let stopped = began + secs(1000);
+        narrator.tell(&EventKind::ShutdownStarted { why: "x".into(), deadline: secs(15) }, stopped);
+        for (number, grace) in [(1, 5), (2, 8)] {
+            narrator.tell(&EventKind::ServiceStopping { service: name(number), grace: secs(grace) }, stopped);
+        }
+        let said = narrator.remind(stopped + Duration::from_millis(2_100));
+        assert_eq!(said, "      waiting at most 6 s, then KILL (Ctrl-C: at once): s1, s2\n");
+        narrator.tell(&ended("s2", 0), stopped + secs(3));
+        let said = narrator.remind(stopped + Duration::from_millis(12_100));
+        assert_eq!(said, "      waiting at most 0 s, then KILL (Ctrl-C: at once): s1\n");
+        narrator.tell(&EventKind::ShutdownForced, stopped + secs(13));
+        assert_eq!(narrator.remind(stopped + secs(99)), "");
     }
 
     #[test]

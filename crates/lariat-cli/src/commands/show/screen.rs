@@ -80,6 +80,8 @@ pub(crate) struct Parts {
     /// Names and stores, in the order of the file.
     pub(crate) services: Vec<(String, LogFiles)>,
     pub(crate) is_styled: bool,
+    /// It is a terminal that is written to.
+    pub(crate) is_terminal: bool,
 }
 
 /// The thread, seen from the command.
@@ -134,7 +136,7 @@ impl Show {
             Some(Column { lead: prefix.lead(name, colour(place, is_styled)), reader })
         };
         let columns = parts.services.iter().enumerate().filter_map(column).collect();
-        let narrator = Narrator::new(is_styled);
+        let narrator = Narrator::new(is_styled).at_terminal(parts.is_terminal);
         Self { parts, columns, prefix, narrator, out: String::new(), sink: Sink::Open, last_words }
     }
 
@@ -167,7 +169,8 @@ impl Show {
     }
 
     fn wait(&self) {
-        let due = self.columns.iter().filter_map(|column| column.reader.due()).min();
+        let due = self.columns.iter().filter_map(|column| column.reader.due());
+        let due = due.chain(self.narrator.remind_at()).min();
         let mut fds = [
             PollFd::from_borrowed_fd(self.parts.subscription.as_fd(), PollFlags::IN),
             PollFd::from_borrowed_fd(self.parts.bell.as_fd(), PollFlags::IN),
@@ -218,16 +221,18 @@ impl Show {
     /// Shows what has happened. Returns whether the run is over.
     fn show_events(&mut self) -> bool {
         loop {
-            let text = match self.parts.subscription.next() {
-                Next::Event(event) => self.narrator.tell(&event.kind),
-                Next::Lost(count) => self.narrator.tell(&EventKind::LimitReached {
+            let kind = match self.parts.subscription.next() {
+                Next::Event(event) => event.kind,
+                Next::Lost(count) => EventKind::LimitReached {
                     what: format!("{count} events were not shown: the terminal is too slow"),
-                }),
-                Next::Nothing => return false,
+                },
+                Next::Nothing => break,
                 Next::Closed => return true,
             };
-            self.out.push_str(&text);
+            self.out.push_str(&self.narrator.tell(&kind, Instant::now()));
         }
+        self.out.push_str(&self.narrator.remind(Instant::now()));
+        false
     }
 
     fn flush(&mut self) {

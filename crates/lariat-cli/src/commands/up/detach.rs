@@ -70,7 +70,7 @@ pub(super) fn start(
             PollFd::from_borrowed_fd(pipe.as_fd(), PollFlags::IN),
             PollFd::from_borrowed_fd(signals.queue.as_fd(), PollFlags::IN),
         ];
-        poll(&mut fds, None).map_err(failed)?;
+        poll(&mut fds, wait.narrator.remind_at()).map_err(failed)?;
         let (has_words, has_signals) = (!fds[0].revents().is_empty(), !fds[1].revents().is_empty());
         // Words first: once it is up and has said so, a signal here is only ours.
         if has_words {
@@ -83,6 +83,7 @@ pub(super) fn start(
         if has_signals {
             passed = passed.or(pass_on(signals, &child));
         }
+        wait.remind(output).map_err(goes_on)?;
     }
     if passed.is_some() {
         // It may have taken it after its last word.
@@ -176,6 +177,11 @@ impl Wait {
         Ok(())
     }
 
+    fn remind(&mut self, output: &mut Output) -> Result<(), Failure> {
+        output.print(self.narrator.remind(Instant::now()));
+        output.finish()
+    }
+
     fn word(&mut self, word: Word, output: &mut Output) -> Result<(), Failure> {
         match word {
             Word::Event(event) => {
@@ -184,7 +190,7 @@ impl Wait {
                     EventKind::StartupFinished { .. } => self.is_up = true,
                     _ => {}
                 }
-                output.print(self.narrator.tell(&event.kind));
+                output.print(self.narrator.tell(&event.kind, Instant::now()));
             }
             Word::Failure { message, causes, hint } => {
                 self.failure = Some(Failure { causes, hint, ..Failure::new(ExitCode::Trouble, message) });

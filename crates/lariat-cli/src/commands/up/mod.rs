@@ -4,6 +4,7 @@ mod detach;
 mod signals;
 
 use std::ffi::OsString;
+use std::io::IsTerminal;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -96,8 +97,10 @@ fn run_in_front(
     let subscription = handle.subscribe().map_err(|e| own_trouble("could not listen to the run", e))?;
     let bell = supervisor.bell().map_err(|e| own_trouble("could not listen to the output", e))?;
     let is_styled = output.is_out_styled();
-    let screen = Screen::start(Parts { subscription, bell, handle, services: stores, is_styled })
-        .map_err(|e| own_trouble("could not start a thread", e))?;
+    let is_terminal = std::io::stdout().is_terminal();
+    let screen =
+        Screen::start(Parts { subscription, bell, handle, services: stores, is_styled, is_terminal })
+            .map_err(|e| own_trouble("could not start a thread", e))?;
     let report = supervisor.run();
     match screen.finish(report::ending(&report, is_styled), LAST_WORDS_WITHIN) {
         Some(errno) => Err(unwritten(&report, errno, output)),
