@@ -73,7 +73,7 @@ pub(crate) fn clear(
 /// Looks what became of the project's last run. Other runs of the user are asked for only where there is something to
 /// end, since their projects may be on a disk that does not answer.
 pub(crate) fn look(root: &Path, access: Access) -> Result<Past, Failure> {
-    let found = recovery::look_beside(root, access, &listed()).map_err(ledger_failure)?;
+    let found = recovery::look(root, access, &listed()).map_err(ledger_failure)?;
     Ok(match found {
         Past::Crashed(crashed) if !crashed.findings().is_empty() => {
             Past::Crashed(Box::new(crashed.look(&Runs::read(&user_dirs()).living())))
