@@ -136,7 +136,7 @@ impl FoundSet {
         // Without a look at /proc nothing can be found, and nothing is proven either.
         match Snapshot::take(&self.living) {
             Ok(mut snapshot) => self.look_in(&mut snapshot),
-            Err(_) => Findings { reach: Reach::Unreadable, ..Findings::nobody() },
+            Err(errno) => Findings { reach: Reach::Unreadable(errno), ..Findings::nobody() },
         }
     }
 
