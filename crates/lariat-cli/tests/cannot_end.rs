@@ -301,7 +301,7 @@ fn a_leader_that_changed_its_user_is_told_when_its_keeper_is_killed() {
         keeper.kill();
     }
     up.wait();
-    assert_eq!(facts.told("leader"), [1], "{:?}", facts.names());
+    facts.assert_told("leader", &[1], "a stack");
     assert!(facts.has("clean-leader"));
     facts.forget("ready");
     let words = ["run", "--grace", "20s", "--", fixture::path(), "demoted", "--manner", "graceful"];
@@ -310,6 +310,6 @@ fn a_leader_that_changed_its_user_is_told_when_its_keeper_is_killed() {
     // It gets its name when the command has been started.
     wait_until("the keeper", PATIENCE, || stack.keepers(&arena).pop()).kill();
     running.wait().expect(125);
-    assert_eq!(facts.told("leader"), [1, 1], "{:?}", facts.names());
+    facts.assert_told("leader", &[1, 1], "a stack, then a command");
     arena.finish();
 }

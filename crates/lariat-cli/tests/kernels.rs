@@ -48,7 +48,7 @@ fn run_cell(features: &[&str], shape: &[&str], end: End) {
     assert!(leaks.is_empty(), "{what}: {leaks}");
     if shape.contains(&"graceful") {
         assert!(facts.has("clean-daemon"), "the daemon had no grace: {what}");
-        assert_eq!(facts.told("daemon"), [1], "the daemon was not told once: {what}");
+        facts.assert_told("daemon", &[1], &what);
     }
     match end {
         End::KillKeeper => assert_eq!(ending.code(), Some(125), "{what}"),

@@ -109,10 +109,10 @@ fn wrong_with(run: &Run, role: &str, victims: Victims) -> Option<String> {
         Victims::All => 2 + usize::from(run.was_told),
     };
     if told.len() > 1 || told.iter().any(|times| *times > most) {
-        return Some(format!("{role} was told {told:?} times"));
+        return Some(format!("told too often: {}", run.facts.told_in_words(role)));
     }
     if (run.was_up || !told.is_empty()) && !is_clean {
-        return Some(format!("{role} was told {told:?} and had no grace"));
+        return Some(format!("no grace for {role}: {}", run.facts.told_in_words(role)));
     }
     None
 }

@@ -5,16 +5,15 @@
 //! the next `up` works, and no lock, socket or entry in the list of runs is left over. There are thousands of steps, so a
 //! run of the tests takes some of them, spread over all, by a seed; `LARIAT_TEST_ROUNDS` multiplies them.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use lariat_testkit::chance::rounds;
-use lariat_testkit::trace::{Point, Strike, Trace, Victims, When, Who};
+use lariat_testkit::facts::Told;
+use lariat_testkit::trace::{Killed, Point, Strike, Trace, Victims, When, Who};
 use lariat_testkit::{Arena, Chance, Containment, Facts, PATIENCE, Running, Stack, fixture, needs, subject};
 
 const LARIAT: &str = env!("CARGO_BIN_EXE_lariat");
-
-/// The main one, the ledger's, the logs' and the screen's.
-const SUPERVISOR_THREADS: usize = 4;
 
 /// Two services, one after the other.
 struct Project {
@@ -24,14 +23,16 @@ struct Project {
 }
 
 impl Project {
-    fn new(arena: &Arena, name: &str) -> Self {
+    fn new(arena: &Arena, name: &str, victims: Option<Victims>) -> Self {
         let (db, web) = (arena.facts(&format!("{name}-db")), arena.facts(&format!("{name}-web")));
-        let manner = "--manner graceful --ms 5";
+        // Where everybody dies, the next command has to come before their end: it would find nobody to tell again.
+        let ms = if victims == Some(Victims::All) { 200 } else { 5 };
+        let manner = format!("--manner graceful --ms {ms}");
         let toml = format!(
             "[service.db]\nrun = 'echo is up; {}'\nready = {{ log = 'is up' }}\nstop = {{ grace = '14s' }}\n\
              [service.web]\nrun = '{}'\nafter = {{ db = 'ready' }}\nstop = {{ grace = '14s' }}\n",
-            fixture::line("daemon", &db, manner),
-            fixture::line("alone", &web, manner),
+            fixture::line("daemon", &db, &manner),
+            fixture::line("alone", &web, &manner),
         );
         Self { stack: Stack::new(arena, LARIAT, name, &toml), db, web }
     }
@@ -40,20 +41,119 @@ impl Project {
         self.db.has("ready") && self.web.has("ready")
     }
 
-    /// Whoever was up was told once and had its grace.
-    fn wrong_with_members(&self, was_up: bool, most: impl Fn(&str) -> usize) -> Option<String> {
+    /// Nobody was told too often, and whoever was up had its grace.
+    fn wrong_with_members(&self, tellers: &Tellers, was_up: bool) -> Option<String> {
+        let ledger = std::fs::read_to_string(self.stack.dir().join(".lariat/run.json")).unwrap_or_default();
+        let is_named = |pid: i32| ledger.contains(&format!("\"pid\": {pid},"));
         for (facts, role) in [(&self.db, "leader"), (&self.db, "daemon"), (&self.web, "leader")] {
-            let (told, is_clean) = (facts.told(role), facts.has(&format!("clean-{role}")));
-            let what = || format!("{role} in {:?}", facts.names());
-            if told.iter().any(|times| *times > most(role)) {
-                return Some(format!("told {told:?} times: {}", what()));
+            let what = || format!("{}; {tellers:?}; {:?}", facts.told_in_words(role), facts.names());
+            let heard = facts.heard(role);
+            let is_leader = role == "leader";
+            if heard.iter().any(|(pid, heard)| tellers.have_gone_too_far(heard, is_leader, is_named(*pid))) {
+                return Some(format!("told too often: {}", what()));
             }
-            if (was_up || !told.is_empty()) && !is_clean {
-                return Some(format!("no grace for {}", what()));
+            if (was_up || !heard.is_empty()) && !facts.has(&format!("clean-{role}")) {
+                return Some(format!("no grace: {}", what()));
             }
         }
         None
     }
+}
+
+/// Whoever may have told a member anything.
+#[derive(Debug)]
+struct Tellers {
+    victims: Victims,
+    supervisor: i32,
+    /// The commands that ended what was left. Anybody else is a keeper.
+    later: BTreeSet<i32>,
+    killed: BTreeMap<i32, Killed>,
+}
+
+impl Tellers {
+    fn of(life: &Life, victims: Victims, later: BTreeSet<i32>) -> Self {
+        let supervisor = life.trace.running().pid();
+        Self { victims, supervisor, later, killed: life.trace.killed().clone() }
+    }
+
+    /// Says whether a member heard more than it may. Lariat tells everybody once; after it was killed, its successor tells
+    /// those once of whom nobody can know that they were told: those whose number the ledger does not have.
+    fn have_gone_too_far(&self, heard: &[Told], is_leader: bool, is_named: bool) -> bool {
+        let mut times: BTreeMap<i32, usize> = BTreeMap::new();
+        heard.iter().for_each(|told| *times.entry(told.sender).or_default() += 1);
+        let is_dead_keeper =
+            |sender: &i32| self.killed.get(sender).is_some_and(|k| matches!(k.who, Who::Keeper(_)));
+        let is_orphan = is_leader && times.keys().any(is_dead_keeper);
+        // HAZARD(parent-death-again): the kernel tells a leader of each thread of a parent that dies, in that one's name.
+        for (sender, times) in times.iter_mut().filter(|_| is_leader) {
+            let by_the_kernel = self.killed.get(sender).map_or(0, |killed| killed.threads);
+            *times = times.saturating_sub(by_the_kernel);
+        }
+        let (mut by_keepers, mut by_supervisor, mut later) = (0, 0, 0);
+        for (sender, times) in times {
+            if sender == self.supervisor {
+                by_supervisor += times;
+            } else if self.later.contains(&sender) {
+                later += times;
+            } else {
+                by_keepers += times;
+            }
+        }
+        let has_struck = !self.killed.is_empty();
+        // A keeper's orphans are the supervisor's to tell, but for the one whom the kernel has told.
+        let most_by_supervisor = matches!(self.victims, Victims::Keeper(_)) && has_struck && !is_orphan;
+        let most_later = self.victims == Victims::All && has_struck && !(is_leader && is_named);
+        by_keepers > 1 || by_supervisor > usize::from(most_by_supervisor) || later > usize::from(most_later)
+    }
+}
+
+/// The negative control of [`Tellers`]: each way to tell a member twice is noticed, and what has to be is none.
+#[test]
+fn whoever_tells_twice_is_noticed() {
+    let (supervisor, keeper, other, down, again) = (10, 11, 12, 20, 21);
+    let all = [(supervisor, Who::Supervisor, 4), (keeper, Who::Keeper(0), 1)];
+    let check = |victims, is_leader, is_named, senders: &[i32], expected: bool| {
+        let is_victim = |(pid, _, _): &&(i32, Who, usize)| match victims {
+            Victims::All => true,
+            Victims::Keeper(_) => *pid == keeper,
+            Victims::Supervisor => *pid == supervisor,
+        };
+        let killed = all
+            .iter()
+            .filter(is_victim)
+            .map(|(pid, who, threads)| (*pid, Killed { who: *who, threads: *threads }));
+        let tellers = Tellers { victims, supervisor, later: [down, again].into(), killed: killed.collect() };
+        let heard: Vec<Told> =
+            senders.iter().map(|sender| Told { signal: libc::SIGTERM, sender: *sender }).collect();
+        let is_too_far = tellers.have_gone_too_far(&heard, is_leader, is_named);
+        assert_eq!(is_too_far, expected, "{victims:?}, leader: {is_leader}, named: {is_named}, {senders:?}");
+    };
+    let (leader, daemon) = (true, false);
+    let by_the_kernel = [keeper, supervisor, supervisor, supervisor, supervisor];
+    let and = |more: &[i32]| [&by_the_kernel[..], more].concat();
+    // Everybody was killed.
+    check(Victims::All, leader, true, &by_the_kernel, false);
+    check(Victims::All, leader, true, &and(&[keeper]), false);
+    check(Victims::All, leader, true, &and(&[keeper, keeper]), true);
+    check(Victims::All, leader, true, &and(&[supervisor]), true);
+    check(Victims::All, leader, true, &[keeper, down], true);
+    check(Victims::All, leader, false, &[keeper, down], false);
+    check(Victims::All, leader, false, &[down, down], true);
+    check(Victims::All, leader, false, &[down, again], true);
+    check(Victims::All, daemon, false, &[keeper, down], false);
+    check(Victims::All, daemon, false, &[keeper, keeper], true);
+    check(Victims::All, daemon, false, &[supervisor], true);
+    // One keeper was: the supervisor tells its orphans, and not the leader, whom the kernel has told.
+    check(Victims::Keeper(0), leader, true, &[keeper, keeper], false);
+    check(Victims::Keeper(0), leader, true, &[keeper, supervisor], true);
+    check(Victims::Keeper(0), daemon, true, &[keeper, supervisor], false);
+    check(Victims::Keeper(0), daemon, true, &[supervisor, supervisor], true);
+    check(Victims::Keeper(0), leader, true, &[other, other], true);
+    check(Victims::Keeper(0), leader, true, &[other, down], true);
+    // The supervisor was: each keeper tells its own once, and nobody comes after that.
+    check(Victims::Supervisor, leader, true, &[keeper], false);
+    check(Victims::Supervisor, leader, true, &[keeper, keeper], true);
+    check(Victims::Supervisor, leader, false, &[keeper, down], true);
 }
 
 /// One life of the stack under the tracer.
@@ -65,7 +165,7 @@ struct Life {
 }
 
 fn live(arena: &Arena, name: &str, strike: Option<Strike>) -> Option<Life> {
-    let project = Project::new(arena, name);
+    let project = Project::new(arena, name, strike.map(|strike| strike.victims));
     let lariat = subject::lariat(LARIAT);
     let command = project.stack.lariat(arena, &["up", "--yes"]);
     let mut trace = match Trace::start(command, &lariat, Who::Supervisor, strike) {
@@ -90,10 +190,6 @@ fn names_in(dir: &Path) -> Vec<PathBuf> {
 /// Ends what is left as a user would, and says what is wrong.
 fn wrong(arena: &Arena, life: &Life, victims: Victims) -> Option<String> {
     let project = &life.project;
-    let command = |args: &[&str]| {
-        let ending = project.stack.lariat(arena, args).start().ended(PATIENCE);
-        ending.ok_or_else(|| format!("`lariat {}` does not end", args.join(" ")))
-    };
     if let Some(down) = &life.down {
         let Some(ending) = down.ended(PATIENCE) else { return Some("`down` does not end".to_owned()) };
         if !matches!(ending.code(), Some(0 | 6)) {
@@ -107,26 +203,19 @@ fn wrong(arena: &Arena, life: &Life, victims: Victims) -> Option<String> {
             return Some(format!("left: {left:?}"));
         }
     }
-    match command(&["down", "--yes"]) {
-        Ok(ending) if matches!(ending.code(), Some(0 | 6)) => {}
-        Ok(ending) => return Some(format!("`down --yes` ended so: {ending:?}")),
-        Err(what) => return Some(what),
+    let last = project.stack.lariat(arena, &["down", "--yes"]).start();
+    match last.ended(PATIENCE) {
+        Some(ending) if matches!(ending.code(), Some(0 | 6)) => {}
+        Some(ending) => return Some(format!("`down --yes` ended so: {ending:?}")),
+        None => return Some("`down --yes` does not end".to_owned()),
     }
     let left = arena.left_after(PATIENCE);
     if !left.is_empty() {
         return Some(format!("left after `down`: {left:?}"));
     }
-    // HAZARD(parent-death-again): see kill_run.rs.
-    let told = usize::from(life.was_up);
-    let most = |role: &str| match victims {
-        Victims::Supervisor => 1,
-        Victims::Keeper(_) => 1 + told,
-        // The kernel at the death of the keeper and of each thread of the supervisor; and the next lariat tells it again
-        // where the ledger did not come to know of it.
-        Victims::All if role == "leader" => 1 + SUPERVISOR_THREADS + 1 + told,
-        Victims::All => 1 + told,
-    };
-    project.wrong_with_members(life.was_up, most).or_else(|| wrong_afterwards(arena, project))
+    let later = life.down.iter().chain([&last]).map(Running::pid).collect();
+    let tellers = Tellers::of(life, victims, later);
+    project.wrong_with_members(&tellers, life.was_up).or_else(|| wrong_afterwards(arena, project))
 }
 
 /// Whether the project is as good as new.

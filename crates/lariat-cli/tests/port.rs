@@ -161,7 +161,7 @@ fn a_foreign_holder_survives_and_the_command_to_end_it_is_shown() {
         lariat(&arena, &["port", &number.to_string(), &other.to_string(), "--free", "--yes"]).expect(7);
     assert!(both.out().contains(&format!("nobody listens on port {other}")), "{both:?}");
     assert!(running.is_alive() && arena.alive().len() == 2, "a stranger was touched: {:?}", arena.alive());
-    assert!(facts.told("leader").is_empty() && facts.told("sharer").is_empty(), "a stranger was signalled");
+    ["leader", "sharer"].into_iter().for_each(|role| facts.assert_told(role, &[], "a stranger"));
     end(arena, &[&running]);
 }
 
@@ -248,7 +248,7 @@ fn a_live_runs_service_is_named_and_left_to_its_supervisor() {
     for word in ["service `web`", "`lariat stop web`", "`lariat down`", root.as_str()] {
         assert!(refused.err().contains(word), "no {word}: {refused:?}");
     }
-    assert!(facts.told("leader").is_empty() && facts.told("sharer").is_empty(), "it was signalled");
+    ["leader", "sharer"].into_iter().for_each(|role| facts.assert_told(role, &[], "of a live run"));
     stack.run(&arena, &["stop", "web"]).expect(0);
     port(&arena, number, &[]).expect(0);
     stack.run(&arena, &["down"]).expect(0);
@@ -273,15 +273,19 @@ fn what_a_crashed_run_left_is_ended_after_a_yes_and_the_port_is_free() {
     let said = refused.out() + &refused.err();
     assert!([leader, sharer].iter().all(|pid| said.contains(&pid.to_string())), "{said}");
     assert!(said.contains("--yes"), "{said}");
-    assert!(facts.told("leader").is_empty(), "it was signalled before anybody said yes");
+    facts.assert_told("leader", &[], "before anybody said yes");
     let freed = port(&arena, number, &["--free", "--yes"]).expect(0);
     assert!(freed.out().contains(&format!("port {number} is free")), "{freed:?}");
     arena.wait_until_empty(PATIENCE);
     // By the stop signal of the ledger, once, and with time to finish.
     assert!(facts.has("clean-leader") && facts.has("clean-sharer"), "it was not allowed to finish");
-    let told = facts.names().into_iter().filter(|name| name.starts_with("told-"));
-    for name in told {
-        assert_eq!(facts.get(&name).as_deref(), Some("2\n"), "{name}");
+    for role in ["leader", "sharer"] {
+        facts.assert_told(role, &[1], "by `port --free`");
+        assert!(
+            facts.heard(role).values().all(|heard| heard[0].signal == 2),
+            "{}",
+            facts.told_in_words(role)
+        );
     }
     // The run's own books are still open, and are closed as after every crash.
     stack.run(&arena, &["down", "--yes"]).expect(0);
@@ -358,20 +362,29 @@ fn a_command_under_lariat_run_is_left_to_it() {
 }
 
 #[test]
-fn a_keeper_above_is_enough_to_be_left_alone() {
-    // Neither the list of runs nor a record says where this run is.
-    let mut arena = Arena::new();
-    let (stack, facts, number) = stack(&mut arena, "graceful", "");
-    let up =
-        stack.lariat(&arena, &["up", "--yes"]).env("XDG_STATE_HOME", arena.dir().join("elsewhere")).start();
-    stack.wait_up(&up, 0);
-    facts.wait_for("ready");
-    let refused = port(&arena, number, &["--free", "--yes"]).expect(5);
-    assert!(refused.err().contains("keeper"), "{refused:?}");
-    assert!(facts.told("leader").is_empty());
-    stack.run(&arena, &["down"]).expect(0);
-    up.wait().expect(0);
-    arena.finish();
+fn a_supervisor_that_is_named_or_a_keeper_above_is_enough_to_be_left_alone() {
+    for is_named in [true, false] {
+        // Neither the list of runs nor a record says where this run is.
+        let mut arena = Arena::new();
+        let (stack, facts, number) = stack(&mut arena, "graceful", "");
+        if !is_named {
+            let file = stack.dir().join("lariat.toml");
+            let toml = std::fs::read_to_string(&file).expect("it is ours");
+            let toml = toml.replacen("run = '", "run = 'unset LARIAT_SUPERVISOR; ", 1);
+            std::fs::write(file, toml).expect("it is ours");
+        }
+        let elsewhere = arena.dir().join("elsewhere");
+        let up = stack.lariat(&arena, &["up", "--yes"]).env("XDG_STATE_HOME", elsewhere).start();
+        stack.wait_up(&up, 0);
+        facts.wait_for("ready");
+        let refused = port(&arena, number, &["--free", "--yes"]).expect(5);
+        let named = if is_named { format!("supervisor is process {}", up.pid()) } else { "keeper".into() };
+        assert!(refused.err().contains(&named), "{refused:?}");
+        facts.assert_told("leader", &[], "it is not ours to end");
+        stack.run(&arena, &["down"]).expect(0);
+        up.wait().expect(0);
+        arena.finish();
+    }
 }
 
 #[test]

@@ -53,7 +53,9 @@ fn wait_or_not(chance: &mut Chance, facts: &Facts) -> bool {
 
 fn told_too_often(facts: &Facts, most: usize) -> Vec<String> {
     let told = facts.names().into_iter().filter(|name| name.starts_with("told-"));
-    told.filter(|name| facts.get(name).unwrap_or_default().lines().count() > most).collect()
+    let told = told.map(|name| (facts.get(&name).unwrap_or_default(), name));
+    let too_often = told.filter(|(told, _)| told.lines().count() > most);
+    too_often.map(|(told, name)| format!("{name}: {}", told.trim_end().replace('\n', ", "))).collect()
 }
 
 fn without_grace(facts: &Facts) -> Vec<String> {

@@ -257,7 +257,7 @@ fn a_command_under_nohup_survives_a_hang_up() {
     // Two signals to the same process: when the second has taken effect, the first has been delivered.
     running.signal(libc::SIGTERM);
     assert_eq!(running.wait().code(), Some(0));
-    assert_eq!(facts.told("leader"), [1]);
+    facts.assert_told("leader", &[1], "HUP, then TERM");
     arena.finish();
 }
 

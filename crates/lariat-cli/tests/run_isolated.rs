@@ -42,7 +42,7 @@ fn runs_inside_runs_are_ended_from_outside() {
             }
             for role in ["leader", "daemon"] {
                 assert!(facts.has(&format!("clean-{role}")), "{nest:?}: {role} had no grace: {ending:?}");
-                assert_eq!(facts.told(role), [1], "{nest:?}: {role}");
+                facts.assert_told(role, &[1], format!("{nest:?}"));
             }
             arena.finish();
         }

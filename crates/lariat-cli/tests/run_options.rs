@@ -79,8 +79,9 @@ fn the_stop_signal_is_the_one_that_was_asked_for() {
         running.signal(libc::SIGTERM);
         assert_eq!(running.wait().code(), Some(0));
         for role in ["leader", "child"] {
-            let told = facts.get(&format!("told-{role}-{}", facts.pid(role)));
-            assert_eq!(told, Some(format!("{number}\n")), "--signal {name}");
+            facts.assert_told(role, &[1], format!("--signal {name}"));
+            let heard = &facts.heard(role)[&facts.pid(role)];
+            assert_eq!(heard[0].signal, number, "--signal {name}: {}", facts.told_in_words(role));
         }
         arena.finish();
     }
@@ -94,7 +95,7 @@ fn stragglers_of_a_command_that_ended_well_get_their_grace_and_its_code_stays() 
     let command = lariat(&arena).args(["run", "--", fixture::path()]).args(kind).facts(&facts).own_session();
     command.run().expect(33);
     assert!(facts.has("clean-daemon"));
-    assert_eq!(facts.told("daemon"), [1]);
+    facts.assert_told("daemon", &[1], "a straggler");
     arena.finish();
 }
 
@@ -296,7 +297,7 @@ fn what_is_written_to_the_lifeline_means_nothing() {
     assert!(running.is_alive() && !running.stdout().contains('x'));
     drop(lifeline);
     end_by_lifeline(running, &facts, "leader");
-    assert_eq!(facts.told("leader"), [1], "by its end, and by nothing before");
+    facts.assert_told("leader", &[1], "by its end, and by nothing before");
     arena.finish();
 }
 
@@ -358,7 +359,7 @@ fn runs_inside_runs_tell_everybody_once() {
         outer.wait();
         arena.wait_until_empty(PATIENCE);
         for role in ["leader", "daemon"] {
-            assert_eq!(facts.told(role), [1], "signal {ending}, {role}: {:?}", facts.names());
+            facts.assert_told(role, &[1], format!("signal {ending}"));
             assert!(facts.has(&format!("clean-{role}")));
         }
         arena.finish();

@@ -343,7 +343,7 @@ fn two_sweeps_at_once_end_everything_once() {
     }
     assert!(arena.alive().is_empty());
     assert!(facts.has("clean-daemon"));
-    assert_eq!(facts.told("daemon"), [1], "it was told by more than one");
+    facts.assert_told("daemon", &[1], "three sweeps");
     arena.finish();
 }
 
@@ -379,7 +379,7 @@ fn keepers_at_work_are_waited_for() {
     up.wait();
     stack.run(&arena, &["sweep", "--yes"]).expect(0);
     assert!(arena.alive().is_empty(), "{:?}", arena.alive());
-    assert_eq!(facts.told("daemon"), [1]);
+    facts.assert_told("daemon", &[1], "a sweep");
     arena.finish();
 }
 

@@ -170,6 +170,21 @@ fn a_daemon_of_a_command_is_offered_and_ended_after_a_yes() {
     check_consent(false);
 }
 
+/// It is named by every command that says that the run crashed, and ended by none of them.
+#[test]
+fn a_daemon_of_a_stack_is_named_where_somebody_asks_for_the_run() {
+    let Some(scene) = Scene::new(true) else { return };
+    let stack = scene.stack.as_ref().expect("it is one");
+    let line = format!("{} `sleep 601` may be of this run", scene.daemon.pid);
+    for command in ["ps", "down"] {
+        let ending = stack.in_front(&scene.arena, &[command]).own_session().run();
+        assert!(said(&ending).contains(&line), "`lariat {command}` does not name it: {}", said(&ending));
+    }
+    assert!(scene.daemon.is_alive_now());
+    scene.daemon.kill();
+    scene.end();
+}
+
 #[test]
 fn what_an_older_shell_started_in_the_project_is_offered_to_nobody_while_the_shell_lives() {
     for is_stack in [true, false] {

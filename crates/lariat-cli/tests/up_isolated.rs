@@ -244,7 +244,7 @@ fn services_of_both_kinds_live_in_one_stack() {
     up.wait().expect(0);
     for facts in [&inside, &beside] {
         assert!(facts.has("clean-leader") && facts.has("clean-daemon"), "{:?}", facts.names());
-        assert_eq!(facts.told("daemon"), [1]);
+        facts.assert_told("daemon", &[1], "by its keeper");
     }
     arena.finish();
 }

@@ -195,7 +195,7 @@ fn two_stacks_in_two_folders_never_disturb_each_other() {
     one_up.wait().expect(0);
     let alive = |facts: &Facts, role: &str| Seen::of(facts.pid(role)).is_some_and(|seen| seen.is_alive());
     assert!(alive(&two_facts, "leader") && alive(&two_facts, "daemon") && two_up.is_alive());
-    assert!(two_facts.told("daemon").is_empty());
+    two_facts.assert_told("daemon", &[], "by the end of the other run");
     let one_up = one.up(&arena);
     two_up.signal(libc::SIGKILL);
     two_up.wait();

@@ -86,7 +86,7 @@ fn detached_it_comes_back_when_all_is_ready_and_goes_on_without_its_terminal() {
     pty.close();
     facts.wait_for("ready");
     assert!(Seen::of(facts.pid("leader")).is_some_and(|seen| seen.is_alive()));
-    assert!(facts.told("leader").is_empty(), "the terminal's end reached it");
+    facts.assert_told("leader", &[], "the terminal's end");
     let ps = stack.run(&arena, &["ps"]).expect(0);
     assert!(
         ps.out().contains("server") && ps.out().contains(&facts.pid("leader").to_string()),
@@ -270,7 +270,7 @@ fn closing_the_terminal_of_up_is_a_graceful_stop() {
     let leaks = arena.alive();
     assert!(leaks.is_empty(), "{leaks:?}");
     assert!(facts.has("clean-leader") && facts.has("clean-daemon"));
-    assert_eq!(facts.told("leader"), [1]);
+    facts.assert_told("leader", &[1], "by `up`");
     arena.finish();
 }
 
@@ -288,7 +288,7 @@ fn a_typed_interrupt_is_a_graceful_stop() {
         assert!(pty.text().contains(&format!("[{phase}/5]")), "{}", pty.text());
     }
     assert!(facts.has("clean-leader") && facts.has("clean-daemon"));
-    assert_eq!(facts.told("leader"), [1]);
+    facts.assert_told("leader", &[1], "by `up`");
     arena.finish();
 }
 

@@ -14,12 +14,18 @@ use rustix::io::ReadWriteFlags;
 use rustix::pipe::{PipeFlags, SpliceFlags};
 
 use crate::signal::Signal;
-use crate::{Errno, Result, call, procfs};
+use crate::{Errno, Result, call, process, procfs};
 
 /// `F_SETSIG` of `asm-generic/fcntl.h`, which the C library's bindings do not have for every machine.
 const F_SETSIG: i32 = 10;
 /// `F_GETSIG`, likewise.
 const F_GETSIG: i32 = 11;
+/// `F_SETOWN_EX`, likewise.
+const F_SETOWN_EX: i32 = 15;
+/// `F_GETOWN_EX`, likewise.
+const F_GETOWN_EX: i32 = 16;
+/// `F_OWNER_TID`, likewise: the kind of owner that a description has to which none was ever given.
+const F_OWNER_TID: i32 = 0;
 
 /// The size that is tried when a pipe may not have the size asked for.
 const PIPE_FALLBACK: usize = 256 << 10;
@@ -78,6 +84,7 @@ pub fn set_nonblocking(file: impl AsFd, is_nonblocking: bool) -> Result<()> {
 pub struct ReadableSignal {
     file: OwnedFd,
     signal_before: i32,
+    owner_kind_before: i32,
 }
 
 impl AsFd for ReadableSignal {
@@ -90,12 +97,13 @@ impl AsFd for ReadableSignal {
 impl Drop for ReadableSignal {
     fn drop(&mut self) {
         // A forked child drops its copy too, and somebody may have taken the description over: neither is ours to undo.
-        if command(&self.file, libc::F_GETOWN, 0) != Ok(crate::process::pid()) {
+        if command(&self.file, libc::F_GETOWN, 0) != Ok(process::pid()) {
             return;
         }
         let _ = set_async(&self.file, false);
         let _ = command(&self.file, F_SETSIG, self.signal_before);
-        let _ = command(&self.file, libc::F_SETOWN, 0);
+        // By F_SETOWN the kind would stay, and look as if somebody whom nobody sees here had asked.
+        let _ = command_owner(&self.file, F_SETOWN_EX, Owner { kind: self.owner_kind_before, number: 0 });
     }
 }
 
@@ -106,21 +114,43 @@ impl Drop for ReadableSignal {
 /// Who is killed leaves flag and signal behind, and no owner: the kernel holds the process and not its number, so nobody
 /// is signalled, and from Linux 5.12 on the next may ask.
 ///
+/// HAZARD(no-number-here): an owner outside of our pid namespace looks as one that is dead, so in there the next may not:
+/// what anybody has asked for is somebody's.
+///
 /// # Errors
-/// [`Errno::BUSY`] where a process owns its signals, before Linux 5.12 even a dead one; [`Errno::NOTTY`] for a file that never
-/// sends any, as a regular one; otherwise what fcntl(2) and ioctl(2) give.
+/// [`Errno::BUSY`] where a process owns its signals or may, before Linux 5.12 even a dead one; [`Errno::NOTTY`] for a file
+/// that never sends any, as a regular one; otherwise what fcntl(2) and ioctl(2) give.
 pub fn signal_when_readable(file: impl AsFd, signal: Signal) -> Result<ReadableSignal> {
     let file = rustix::io::fcntl_dupfd_cloexec(file, 3)?;
-    if command(&file, libc::F_GETOWN, 0)? != 0 {
+    let owner = command_owner(&file, F_GETOWN_EX, Owner::default())?;
+    let signal_before = command(&file, F_GETSIG, 0)?;
+    let is_async = command(&file, libc::F_GETFL, 0)? & libc::O_ASYNC != 0;
+    let was_asked_for = is_async || signal_before != 0 || owner.kind != F_OWNER_TID;
+    if owner.number != 0 || (was_asked_for && !process::is_in_first_pid_namespace()) {
         return Err(Errno::BUSY);
     }
-    let signal_before = command(&file, F_GETSIG, 0)?;
-    command(&file, libc::F_SETOWN, crate::process::pid())?;
+    command(&file, libc::F_SETOWN, process::pid())?;
     // From here on a failure is undone by the drop.
-    let asked = ReadableSignal { file, signal_before };
+    let asked = ReadableSignal { file, signal_before, owner_kind_before: owner.kind };
     command(&asked.file, F_SETSIG, signal.number())?;
     set_async(&asked.file, true)?;
     Ok(asked)
+}
+
+/// `struct f_owner_ex` of fcntl(2).
+#[derive(Clone, Copy, Default)]
+#[repr(C)]
+struct Owner {
+    kind: i32,
+    number: i32,
+}
+
+/// Does one of the two fcntl(2) commands that take an owner, and returns it as it is after that.
+fn command_owner(file: &OwnedFd, command: i32, mut owner: Owner) -> Result<Owner> {
+    // SAFETY: both commands take a pointer to this structure, which outlives the call; the descriptor is open as long as
+    // `file`.
+    call::check(unsafe { libc::fcntl(file.as_raw_fd(), command, &raw mut owner) })?;
+    Ok(owner)
 }
 
 /// Changes this one flag of the description: `F_SETFL` would undo what another sharer changes meanwhile.
@@ -171,7 +201,7 @@ pub fn close_all_but(keep: &[BorrowedFd<'_>]) -> Result<()> {
 /// Closes what is listed in `/proc`, from 3 on, but the sorted `kept`.
 fn close_listed(kept: &[u32]) -> Result<()> {
     let mut open = Vec::new();
-    procfs::numbers_in(&procfs::ProcPath::new(crate::process::pid(), "/fd"), &mut open)?;
+    procfs::numbers_in(&procfs::ProcPath::new(process::pid(), "/fd"), &mut open)?;
     for descriptor in open.into_iter().filter(|open| *open >= 3) {
         if u32::try_from(descriptor).is_ok_and(|number| kept.binary_search(&number).is_err()) {
             // The result is ignored: the descriptor of the listing itself is closed already.

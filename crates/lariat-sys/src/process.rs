@@ -39,6 +39,16 @@ pub fn group() -> Option<i32> {
     Some(unsafe { libc::getpgid(0) }).filter(|group| *group > 0)
 }
 
+/// Says whether we are in the pid namespace that the machine began with, in which everybody has a number; not where `/proc`
+/// does not say so.
+pub fn is_in_first_pid_namespace() -> bool {
+    /// `PROC_PID_INIT_INO` of the kernel's `include/linux/proc_ns.h`, which is the same on every machine.
+    const FIRST: u64 = 0xEFFF_FFFC;
+    // The field's width is not the same on every machine.
+    #[allow(clippy::useless_conversion, reason = "it is one on some machines")]
+    rustix::fs::stat(c"/proc/self/ns/pid").is_ok_and(|found| u64::from(found.st_ino) == FIRST)
+}
+
 /// Returns the effective user id.
 pub fn effective_user() -> u32 {
     rustix::process::geteuid().as_raw()

@@ -4,9 +4,10 @@
 
 mod support;
 
+use std::ffi::{c_char, c_int};
 use std::fs::{self, File, Permissions};
 use std::io::{Read, Seek, Write};
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
 
 use lariat_sys::Errno;
@@ -14,11 +15,17 @@ use lariat_sys::files::{
     DirError, dev_null, dir_private, lock_exclusive, memfd, open_tty, pipe, pipe_fill, set_nonblocking,
     signal_when_readable, splice_to_file,
 };
+use lariat_sys::process;
 use lariat_sys::reap::Exit;
 use lariat_sys::signal::Signal;
-use lariat_sys::spawn::SpawnOptions;
+use lariat_sys::spawn::{Namespaces, SpawnOptions, inherit};
 
-use support::{Guard, eventually, shell};
+use support::{Guard, eventually, fixture, output, say, shell, skip};
+
+/// Where the fixtures find the description whose signals they ask for.
+const SHARED: RawFd = 9;
+
+fixtures!(asks, asks_and_dies);
 
 #[test]
 fn a_pipe_has_the_size_asked_for_or_less() {
@@ -199,15 +206,105 @@ fn a_directory_of_another_user_is_refused() {
 #[test]
 fn a_description_that_signals_us_is_given_back() {
     let (read, _write) = pipe(0).unwrap();
-    // SAFETY: neither command takes a pointer.
-    let number = |command| unsafe { libc::fcntl(read.as_raw_fd(), command) };
-    let state = || (number(libc::F_GETOWN), number(11), number(libc::F_GETFL) & libc::O_ASYNC);
-    let before = state();
+    let before = asked_of(&read);
     let asked = signal_when_readable(&read, Signal::URG).unwrap();
-    assert_eq!(state(), (std::process::id() as i32, Signal::URG.number(), libc::O_ASYNC));
+    assert_eq!(asked_of(&read), ((1, process::pid()), Signal::URG.number(), libc::O_ASYNC));
     assert_eq!(signal_when_readable(&read, Signal::CONT).map(drop), Err(Errno::BUSY));
     drop(asked);
-    assert_eq!(state(), before);
+    assert_eq!(asked_of(&read), before);
     drop(signal_when_readable(&read, Signal::CONT).unwrap());
-    assert_eq!(state(), before);
+    assert_eq!(asked_of(&read), before);
+}
+
+/// Returns what is known of a description's signals: who owns them (kind and number), which one it is, and whether it is sent.
+fn asked_of(file: &OwnedFd) -> ((i32, i32), i32, i32) {
+    let mut owner = [-1, -1];
+    // SAFETY: F_GETOWN_EX fills in two integers; the other two commands take nothing.
+    let (signal, flags) = unsafe {
+        assert_eq!(libc::fcntl(file.as_raw_fd(), 16, owner.as_mut_ptr()), 0);
+        (libc::fcntl(file.as_raw_fd(), 11), libc::fcntl(file.as_raw_fd(), libc::F_GETFL))
+    };
+    ((owner[0], owner[1]), signal, flags & libc::O_ASYNC)
+}
+
+/// Asks for the description's signals, and says whether that was granted.
+fn asks(_: c_int, _: *const *const c_char) -> u8 {
+    let shared = inherit(SHARED).unwrap();
+    match signal_when_readable(&shared, Signal::URG) {
+        Ok(asked) => {
+            say("granted");
+            drop(asked);
+        }
+        Err(errno) => say(if errno == Errno::BUSY { "somebody's" } else { "refused" }),
+    }
+    0
+}
+
+/// Asks for them, and dies without giving them back.
+fn asks_and_dies(_: c_int, _: *const *const c_char) -> u8 {
+    let shared = inherit(SHARED).unwrap();
+    std::mem::forget(signal_when_readable(&shared, Signal::URG).unwrap());
+    0
+}
+
+/// Returns what somebody hears who asks for the signals of this description, in these namespaces.
+fn answer_to(name: &str, shared: &OwnedFd, namespaces: Option<Namespaces>) -> Option<String> {
+    let fds = vec![(shared.as_raw_fd(), SHARED)];
+    let options = SpawnOptions { fds, namespaces, ..SpawnOptions::default() };
+    match output(&fixture(name, &[]), &options) {
+        Ok((text, exit)) => {
+            assert_eq!(exit, Exit::Code(0), "{text}");
+            Some(text)
+        }
+        Err(error) => {
+            skip(&error.to_string());
+            None
+        }
+    }
+}
+
+/// HAZARD(no-number-here): to whoever asks from another pid namespace, an owner outside of it reads as nobody.
+#[test]
+fn an_owner_outside_of_our_pid_namespace_is_not_displaced() {
+    let apart = || Some(Namespaces::choose());
+    let (read, _write) = pipe(0).unwrap();
+    let before = asked_of(&read);
+    // The control: what is nobody's can be had in there, and is nobody's again afterwards.
+    let Some(answer) = answer_to("asks", &read, apart()) else { return };
+    assert_eq!((answer.as_str(), asked_of(&read)), ("granted\n", before));
+
+    let asked = signal_when_readable(&read, Signal::CONT).unwrap();
+    let owned = asked_of(&read);
+    for namespaces in [apart(), None] {
+        assert_eq!(answer_to("asks", &read, namespaces).unwrap(), "somebody's\n");
+        assert_eq!(asked_of(&read), owned);
+    }
+    drop(asked);
+    assert_eq!(answer_to("asks", &read, apart()).unwrap(), "granted\n", "it was given back");
+
+    // An owner that has not asked for signals yet: urgent data of a socket comes to it all the same.
+    // SAFETY: F_SETOWN takes a number.
+    assert_eq!(unsafe { libc::fcntl(read.as_raw_fd(), libc::F_SETOWN, process::pid()) }, 0);
+    assert_eq!(answer_to("asks", &read, apart()).unwrap(), "somebody's\n");
+    assert_eq!(asked_of(&read), ((1, process::pid()), 0, 0));
+}
+
+/// KERNEL(5.12): before, the number of a dead owner stays.
+#[test]
+fn what_a_dead_owner_has_left_is_taken_over_where_everybody_has_a_number() {
+    let (read, _write) = pipe(0).unwrap();
+    answer_to("asks_and_dies", &read, None).unwrap();
+    let ((kind, owner), signal, flag) = asked_of(&read);
+    assert_eq!((kind, signal, flag), (1, Signal::URG.number(), libc::O_ASYNC), "it leaves its marks");
+    if owner != 0 {
+        return skip("this kernel does not say that an owner is dead");
+    }
+    let expected = if process::is_in_first_pid_namespace() { "granted\n" } else { "somebody's\n" };
+    assert_eq!(answer_to("asks", &read, None).unwrap(), expected);
+    // In there it may be somebody outside.
+    let (read, _write) = pipe(0).unwrap();
+    answer_to("asks_and_dies", &read, None).unwrap();
+    if let Some(answer) = answer_to("asks", &read, Some(Namespaces::choose())) {
+        assert_eq!(answer, "somebody's\n");
+    }
 }

@@ -1,9 +1,10 @@
 //! The tracer kills where it was told to, and nowhere else; and what it says of steps is so.
 
 use std::ffi::OsStr;
+use std::time::Instant;
 
-use lariat_testkit::trace::{Point, Strike, Trace, Victims, When, Who};
-use lariat_testkit::{Arena, PATIENCE, needs};
+use lariat_testkit::trace::{Killed, Point, Strike, Trace, Victims, When, Who};
+use lariat_testkit::{Arena, PATIENCE, needs, wait_until};
 
 const SHELL: &str = "/bin/sh";
 /// Two writes, told apart by what is in the file; `cat` is another program, and is let go.
@@ -53,6 +54,36 @@ fn death_comes_before_or_after_the_chosen_call() {
         assert_eq!(struck.running().wait().signal(), Some(libc::SIGKILL), "{struck}");
         assert_eq!(content(&arena), expected, "{struck}");
     }
+    arena.finish();
+}
+
+/// Nobody hears again of a stop that was reported, so who is in one is not waited for.
+#[test]
+fn who_is_held_when_the_tracer_leaves_goes_on() {
+    let arena = Arena::new();
+    let Some(mut held) = trace(&arena, None) else { return };
+    held.hold(Who::Supervisor, "write", 1);
+    assert!(held.run("the second write", Trace::is_held));
+    let began = Instant::now();
+    drop(held);
+    assert!(began.elapsed() < PATIENCE / 2, "who is held was waited for");
+    wait_until("the shell's end", PATIENCE, || (content(&arena) == "one\ntwo\nthree\n").then_some(()));
+    arena.wait_until_empty(PATIENCE);
+    arena.finish();
+}
+
+/// Who was killed is in the books with the threads that it had.
+#[test]
+fn who_was_killed_is_known_with_its_threads() {
+    let arena = Arena::new();
+    let at = Point { who: Who::Supervisor, nth: 0, when: When::Entry };
+    let strike = Strike { at, victims: Victims::Supervisor, then: None };
+    let Some(mut struck) = trace(&arena, Some(strike)) else { return };
+    struck.run("the end", |_| false);
+    let killed = Killed { who: Who::Supervisor, threads: 1 };
+    let pid = struck.running().pid();
+    assert_eq!(struck.killed().iter().collect::<Vec<_>>(), [(&pid, &killed)]);
+    struck.running().wait();
     arena.finish();
 }
 

@@ -233,6 +233,9 @@ pub enum EventKind {
         took: Duration,
         /// Processes that could not be ended.
         left: u32,
+        /// The processes could not be read at the last look: whether anything is left is not known.
+        #[serde(default)]
+        is_blind: bool,
     },
 }
 

@@ -11,6 +11,7 @@ use lariat_sys::identity::Identity;
 use lariat_sys::procfs::{self, State};
 
 use super::past::{ledger_failure, listed};
+use super::show::harmless;
 use crate::exit_code::ExitCode;
 use crate::output::Failure;
 use crate::settings;
@@ -54,9 +55,10 @@ fn crashed(report: &Report) -> Failure {
         .because(&report.why)
         .hint("`lariat down` ends what is left and closes it; `lariat up` does so before it starts");
     let ended = report.services.iter().filter(|service| service.outcome != Outcome::NotRunning);
-    ended.fold(failure, |failure, service| {
+    let failure = ended.fold(failure, |failure, service| {
         failure.because(format!("{} {}", service.service, recovery::outcome_in_words(service.outcome)))
-    })
+    });
+    report.notes.iter().fold(failure, |failure, note| failure.because(harmless(note)))
 }
 
 /// Connects to the project's run.
@@ -65,8 +67,9 @@ fn crashed(report: &Report) -> Failure {
 /// There is none, or its supervisor does not answer.
 pub(crate) fn connect() -> Result<(Client, LiveRun), Failure> {
     let root = project_root()?;
-    let Some(live) = recovery::find_live(&root, &listed()).map_err(ledger_failure)? else {
-        return Err(match recovery::peek(&root).map_err(ledger_failure)? {
+    let others = listed();
+    let Some(live) = recovery::find_live(&root, &others).map_err(ledger_failure)? else {
+        return Err(match recovery::peek(&root, &others).map_err(ledger_failure)? {
             Some(report) => crashed(&report),
             None if recovery::is_finishing(&root).map_err(ledger_failure)? => finishing(&root),
             None => no_run(&root),

@@ -55,9 +55,8 @@ pub(crate) fn clear(
             Past::Crashed(crashed) => {
                 let (report, is_given_up) = end(*crashed, yes, false, false, signals, output)?;
                 output.note(report::crash(&report, output.is_err_styled()).trim_end());
-                if !report.is_ledger_closed {
-                    return Err(Failure::new(ExitCode::Left, "something of the last run is left")
-                        .hint("end it by hand as shown, then try again"));
+                if let Some(failure) = in_the_way(&report) {
+                    return Err(failure);
                 }
                 if is_given_up {
                     return Err(Failure::new(
@@ -70,10 +69,23 @@ pub(crate) fn clear(
     }
 }
 
+/// Says what of the last run is in the way of another one, if anything is, and what to do.
+fn in_the_way(report: &Report) -> Option<Failure> {
+    if report.is_ledger_closed {
+        None
+    } else if report::is_only_unseen(report) {
+        let message = "what is left of the last run is not known, so nothing was started";
+        Some(Failure::new(ExitCode::Trouble, message).hint(report::BLIND_HINT))
+    } else {
+        let failure = Failure::new(ExitCode::Left, "something of the last run is left");
+        Some(failure.hint("end it by hand as shown, then try again"))
+    }
+}
+
 /// Looks what became of the project's last run. Other runs of the user are asked for only where there is something to
 /// end, since their projects may be on a disk that does not answer.
 pub(crate) fn look(root: &Path, access: Access) -> Result<Past, Failure> {
-    let found = recovery::look_beside(root, access, &listed()).map_err(ledger_failure)?;
+    let found = recovery::look(root, access, &listed()).map_err(ledger_failure)?;
     Ok(match found {
         Past::Crashed(crashed) if !crashed.findings().is_empty() => {
             Past::Crashed(Box::new(crashed.look(&Runs::read(&user_dirs()).living())))

@@ -134,7 +134,17 @@ pub struct Trace {
     /// Deaths that are still to come.
     second: Option<(Victims, usize)>,
     struck_at: Option<String>,
+    killed: BTreeMap<i32, Killed>,
     is_over: bool,
+}
+
+/// A process that was killed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Killed {
+    /// Which one.
+    pub who: Who,
+    /// How many threads it had at that moment.
+    pub threads: usize,
 }
 
 impl fmt::Display for Trace {
@@ -193,6 +203,7 @@ impl Trace {
             held: None,
             second: None,
             struck_at: None,
+            killed: BTreeMap::new(),
             is_over: false,
         })
     }
@@ -207,6 +218,12 @@ impl Trace {
     #[must_use]
     pub fn has_struck(&self) -> bool {
         self.struck_at.is_some()
+    }
+
+    /// Returns who was killed, by number.
+    #[must_use]
+    pub fn killed(&self) -> &BTreeMap<i32, Killed> {
+        &self.killed
     }
 
     /// Returns whether nobody is followed any more: all are dead, or the last victim is.
@@ -235,10 +252,6 @@ impl Trace {
             Some((process.who, process.calls.len().checked_sub(1)?, *process.calls.last()?))
         }) {
             self.kill(victims, Point { who, nth, when: When::Entry }, number);
-        }
-        if let Some(tid) = self.held.take() {
-            // It fails for one that was killed.
-            let _ = ptrace::go_on(tid, 0);
         }
         self.let_go();
         drop(ticks);
@@ -390,6 +403,7 @@ impl Trace {
         for (pid, process) in &self.processes {
             let is_followed = self.threads.values().any(|thread| thread.process == *pid);
             if is_followed && victims.has(process.who) {
+                self.killed.insert(*pid, Killed { who: process.who, threads: threads_of(*pid) });
                 // SAFETY: no memory. It is traced and its end was not collected, so the number is its own.
                 unsafe { libc::kill(*pid, libc::SIGKILL) };
                 is_anybody = true;
@@ -408,9 +422,15 @@ impl Trace {
     /// Detaches from everybody. Whoever was killed is collected.
     fn let_go(&mut self) {
         let mut gone = BTreeSet::new();
-        for tid in std::mem::take(&mut self.early) {
-            gone.insert(tid);
-            let _ = ptrace::detach(tid, 0);
+        // They are in a stop that was reported already, and nothing more is heard of that.
+        for tid in std::mem::take(&mut self.early).into_iter().chain(self.held.take()) {
+            if ptrace::detach(tid, 0).is_ok() {
+                self.threads.remove(&tid);
+                gone.insert(tid);
+            } else {
+                // It was killed meanwhile.
+                self.threads.entry(tid).or_insert(Thread { process: tid, call: None });
+            }
         }
         for tid in self.threads.keys() {
             // It fails for the dead, whose end is waited for all the same.
@@ -468,6 +488,17 @@ fn count(thread: &mut Thread, process: &mut Process, call: Call) -> Option<(Poin
         Call::None => return None,
     };
     Some((Point { who: process.who, nth, when }, *process.calls.get(nth)?))
+}
+
+/// Returns how many threads of a process are alive.
+fn threads_of(pid: i32) -> usize {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let is_alive = |task: &fs::DirEntry| {
+        let stat = fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+        // Behind the name, which may have anything in it.
+        stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
+    };
+    tasks.filter(is_alive).count()
 }
 
 /// Returns the process that a thread belongs to.

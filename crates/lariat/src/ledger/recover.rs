@@ -19,9 +19,9 @@ use std::time::Duration;
 
 use lariat_keeper::contain::cgroup::{self, Directory};
 use lariat_keeper::contain::choose;
-use lariat_sys::Result;
 use lariat_sys::cgroup::Cgroup;
 use lariat_sys::identity::Identity;
+use lariat_sys::{Errno, Result};
 
 use super::index::{IndexEntry, UserDirs};
 use super::record::{RunId, RunRecord, ServiceRecord};
@@ -212,8 +212,16 @@ pub enum Reach {
     OtherBoot,
     /// The run is in another pid namespace of this machine: whether it is alive cannot be seen from here.
     OtherNamespace,
-    /// The processes could not be read, so nothing is known.
-    Unreadable,
+    /// The processes could not be read, for this reason, so nothing is known.
+    Unreadable(Errno),
+}
+
+impl Reach {
+    /// Says whether nothing is known, for want of a look at the processes.
+    #[must_use]
+    pub fn is_blind(self) -> bool {
+        matches!(self, Self::Unreadable(_))
+    }
 }
 
 /// Why a process is thought to be the run's.

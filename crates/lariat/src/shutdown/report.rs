@@ -42,12 +42,15 @@ pub struct Report {
     pub is_left_early: bool,
     /// The ledger is closed: the next command finds nothing to do.
     pub is_ledger_closed: bool,
+    /// The processes could not be read at the last look: whether anything is left is not known.
+    #[serde(default)]
+    pub is_blind: bool,
     /// What else a person should know.
     pub notes: Vec<String>,
 }
 
 impl Report {
-    /// Returns whether nothing is left: no process, no port of ours, no open ledger.
+    /// Returns whether nothing is left, which somebody has seen: no process, no port of ours, no open ledger.
     #[must_use]
     pub fn is_clean(&self) -> bool {
         let holds_ours = |port: &HeldPort| port.is_ours;
@@ -55,6 +58,7 @@ impl Report {
             && !self.ports.iter().any(holds_ours)
             && self.is_ledger_closed
             && !self.is_left_early
+            && !self.is_blind
     }
 
     /// Returns whether a service failed that nobody had asked to stop.
@@ -349,6 +353,7 @@ impl Tally {
             ports: self.ports,
             is_left_early: head.is_left_early,
             is_ledger_closed: head.is_ledger_closed,
+            is_blind: head.is_blind,
             notes: self.notes,
         }
     }
@@ -371,6 +376,8 @@ pub struct Head {
     pub is_left_early: bool,
     /// The ledger is closed.
     pub is_ledger_closed: bool,
+    /// The last look saw no processes at all.
+    pub is_blind: bool,
 }
 
 #[cfg(test)]
@@ -423,6 +430,7 @@ mod tests {
         assert!(Tally::new([]).finish(head()).is_clean());
         assert!(!Tally::new([]).finish(Head::default()).is_clean());
         assert!(!Tally::new([]).finish(Head { is_left_early: true, ..head() }).is_clean());
+        assert!(!Tally::new([]).finish(Head { is_blind: true, ..head() }).is_clean());
         let port = |is_ours| HeldPort { port: 80, service: "web".into(), holder: "nginx".into(), is_ours };
         for (is_ours, is_clean) in [(true, false), (false, true)] {
             let mut tally = Tally::new([]);

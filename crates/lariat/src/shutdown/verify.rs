@@ -9,12 +9,20 @@ use lariat_sys::pidfd::is_surely_gone;
 use lariat_sys::procfs::{self, State};
 
 use super::report::{HeldPort, LeftProcess};
-use crate::ledger::recover::Found;
+use crate::ledger::recover::{Findings, Found, Reach};
 use crate::ports::{self, HolderProcess};
 use crate::process::{Mark, age_of, command_of};
 
 /// Parents named at most.
 const PARENTS_MAX: usize = 16;
+
+/// Says whether nothing is left by what was seen: nobody is there, no port is ours, and somebody looked. That nobody was
+/// found where the processes could not be read says nothing.
+#[must_use]
+pub fn is_quiet(found: &Findings, held: &[HeldPort], has_keepers: bool) -> bool {
+    let is_seen = found.reach == Reach::Here;
+    is_seen && found.certain.is_empty() && !has_keepers && !held.iter().any(|port| port.is_ours)
+}
 
 /// Describes a process that is alive; `None` if it is gone.
 #[must_use]
@@ -110,6 +118,34 @@ mod tests {
         child.kill().unwrap();
         child.wait().unwrap();
         assert_eq!(describe(identity, ""), None);
+    }
+
+    fn found() -> Found {
+        Found {
+            identity: Identity::new(7, 8),
+            why: crate::ledger::recover::Why::Marked,
+            pattern: None,
+            service: None,
+            ppid: 1,
+            uid: None,
+            comm: "x".into(),
+            command: "x".into(),
+            age: Duration::ZERO,
+        }
+    }
+
+    #[test]
+    fn only_a_look_that_saw_nobody_is_quiet() {
+        let (nobody, blind) = (Findings::nobody(), Reach::Unreadable(lariat_sys::Errno::ACCESS));
+        let port = |is_ours| HeldPort { port: 80, service: "web".into(), holder: "x".into(), is_ours };
+        assert!(is_quiet(&nobody, &[], false) && is_quiet(&nobody, &[port(false)], false));
+        assert!(!is_quiet(&nobody, &[], true) && !is_quiet(&nobody, &[port(true)], false));
+        for reach in [blind, Reach::OtherBoot, Reach::OtherNamespace] {
+            assert!(!is_quiet(&Findings { reach, ..Findings::nobody() }, &[], false), "{reach:?}");
+        }
+        assert!(!is_quiet(&Findings { certain: vec![found()], ..Findings::nobody() }, &[], false));
+        // Who is only possibly the run's is named, and nobody waits for his end.
+        assert!(is_quiet(&Findings { possible: vec![found()], ..Findings::nobody() }, &[], false));
     }
 
     #[test]

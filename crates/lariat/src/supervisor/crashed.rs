@@ -15,7 +15,7 @@ use crate::ledger::index::RunIndex;
 use crate::ledger::journal::read_ends;
 use crate::ledger::lock::RunLock;
 use crate::ledger::record::{EndRecord, ExitRecord, RecordedState, RunId, RunRecord};
-use crate::ledger::recover::{self, Clues, Findings, Living, Reach, Snapshot};
+use crate::ledger::recover::{self, Clues, Findings, Living, Snapshot};
 use crate::ledger::{LedgerError, StateDir, store};
 use crate::shutdown::endings::{Ended, Pace, end_all};
 use crate::shutdown::found::FoundSet;
@@ -69,7 +69,7 @@ impl Crashed {
     /// Returns it with this note, or nothing where nobody is left, not even somebody who may be its.
     #[must_use]
     pub(super) fn or_nothing(mut self, note: String) -> Past {
-        let is_known = self.findings.reach != Reach::Unreadable;
+        let is_known = !self.findings.reach.is_blind();
         let is_deserted = is_known && self.findings.certain.is_empty() && self.findings.possible.is_empty();
         match self.lock.take_if(|_| is_deserted) {
             Some(lock) => Past::Nothing { state: self.state, lock, notes: self.notes },
@@ -228,9 +228,8 @@ impl Crashed {
             // As far as they are empty. Whatever else becomes of the run, they are not needed any more.
             self.set().remove_groups();
         }
-        let is_clean = report.left.is_empty()
-            && !report.ports.iter().any(|port| port.is_ours)
-            && self.findings.reach != Reach::Unreadable;
+        let is_clean =
+            report.left.is_empty() && !report.ports.iter().any(|port| port.is_ours) && !report.is_blind;
         report.is_ledger_closed = is_clean;
         if let (Some(mut record), Some(lock)) = (self.record, &self.lock) {
             record.is_closed = is_clean;
@@ -298,6 +297,7 @@ impl Crashed {
             stack: self.record.as_ref().map(|record| record.stack.clone()).unwrap_or_default(),
             why: "the supervisor died".into(),
             took: self.took,
+            is_blind: self.findings.reach.is_blind(),
             ..Head::default()
         })
     }
@@ -325,8 +325,11 @@ fn counts(end: &EndRecord) -> ServiceCounts {
 
 #[cfg(test)]
 mod tests {
+    use lariat_sys::Errno;
+
     use super::*;
     use crate::ledger::lock::{LockWait, wait_until};
+    use crate::ledger::recover::Reach;
 
     fn crashed(root: &std::path::Path, reach: Reach) -> Crashed {
         let state = StateDir::create(root).unwrap();
@@ -343,12 +346,14 @@ mod tests {
     #[test]
     fn a_run_whose_processes_could_not_be_read_is_not_over() {
         let dir = tempfile::tempdir().unwrap();
-        for (reach, is_over) in [(Reach::Here, true), (Reach::OtherBoot, true), (Reach::Unreadable, false)] {
+        let blind = Reach::Unreadable(Errno::ACCESS);
+        for (reach, is_over) in [(Reach::Here, true), (Reach::OtherBoot, true), (blind, false)] {
             let is_nothing =
                 matches!(crashed(dir.path(), reach).or_nothing(String::new()), Past::Nothing { .. });
             let report = crashed(dir.path(), reach).close(None).unwrap();
             assert_eq!((is_nothing, report.is_ledger_closed), (is_over, is_over), "{reach:?}");
-            assert_eq!(report.notes.iter().any(|note| note.contains("could not be read")), !is_over);
+            assert_eq!(report.notes.iter().any(|note| note.contains("could not be read (perm")), !is_over);
+            assert_eq!(report.is_blind, !is_over);
         }
     }
 }

@@ -338,12 +338,13 @@ impl Driver {
             took: now.saturating_duration_since(began),
             is_left_early: self.has_left,
             is_ledger_closed: !self.has_left && !self.is_blind,
+            is_blind: self.is_blind,
         };
         let tally = std::mem::replace(&mut self.tally, Tally::new([]));
         let mut report = tally.finish(head);
         let (is_clean, took) = (report.is_clean(), report.took);
         let left = u32::try_from(report.left.len()).unwrap_or(u32::MAX);
-        self.publish(EventKind::RunEnded { is_clean, took, left });
+        self.publish(EventKind::RunEnded { is_clean, took, left, is_blind: report.is_blind });
         if !self.has_left {
             report.is_ledger_closed = self.books.close(&report, is_clean) && is_clean;
         }

@@ -19,12 +19,12 @@ use lariat_sys::poll::{PollFd, PollFlags, poll};
 use super::crashed::Crashed;
 use super::held::HeldKeepers;
 use super::recovery::{Finishing, LOOK_EVERY, Waited};
-use super::runs::Kind;
+use super::runs::{Kind, reach_in_words};
 use crate::ledger::LedgerError;
 use crate::ledger::command::{CommandFile, Loaded};
 use crate::ledger::index::{RunIndex, UserDirs};
 use crate::ledger::record::{LeftRecord, RunId, StopRecord};
-use crate::ledger::recover::{self, Clues, Findings, Found, Living, Reach};
+use crate::ledger::recover::{self, Clues, Findings, Found, Living};
 use crate::shutdown::endings::Ended;
 use crate::shutdown::found::FoundSet;
 use crate::shutdown::report::{HeldPort, LeftProcess};
@@ -168,13 +168,21 @@ pub struct Outcome {
     pub removed: Vec<PathBuf>,
     /// The run is closed: the next command finds nothing to do.
     pub is_closed: bool,
+    /// The processes could not be read at the last look: what is left is not known.
+    pub is_blind: bool,
 }
 
 impl Outcome {
-    /// Says whether nothing that is certainly the run's is left.
+    /// Says whether something is seen that is certainly the run's.
+    #[must_use]
+    pub fn is_something_left(&self) -> bool {
+        !self.left.is_empty() || self.ports.iter().any(|port| port.is_ours)
+    }
+
+    /// Says whether nothing that is certainly the run's is left, which somebody has seen.
     #[must_use]
     pub fn is_clean(&self) -> bool {
-        self.left.is_empty() && !self.ports.iter().any(|port| port.is_ours)
+        !self.is_something_left() && !self.is_blind
     }
 }
 
@@ -343,6 +351,7 @@ fn close_stack(
         killed: ended.end.killed.saturating_sub(ended.end.left),
         took,
         is_closed: report.is_ledger_closed,
+        is_blind: report.is_blind,
         left: report.left,
         ports: report.ports,
         notes: report.notes,
@@ -361,7 +370,8 @@ fn close_other(
     let ended = other.ended.unwrap_or_default();
     let describe = |found: &Found| verify::describe(found.identity, &ended.reason(found.identity));
     let left: Vec<LeftProcess> = other.findings.certain.iter().filter_map(describe).collect();
-    let is_closed = left.is_empty() && !is_doubtful && other.findings.reach != Reach::Unreadable;
+    let reach = other.findings.reach;
+    let is_closed = left.is_empty() && !is_doubtful && !reach.is_blind();
     if let Some(run) = run.filter(|_| is_closed) {
         if let Some(index) = index {
             index.remove(run)?;
@@ -384,9 +394,10 @@ fn close_other(
         took: other.took,
         left,
         ports: Vec::new(),
-        notes: Vec::new(),
+        notes: reach_in_words(reach).filter(|_| reach.is_blind()).into_iter().collect(),
         removed: Vec::new(),
         is_closed,
+        is_blind: reach.is_blind(),
     })
 }
 
@@ -400,5 +411,46 @@ fn remove_socket(run: &RunId, dirs: &UserDirs) {
     for directory in dirs.at_runtime_all() {
         // One that is not there, or cannot be removed, is in nobody's way.
         let _ = std::fs::remove_file(directory.path.join(format!("{run}.sock")));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use lariat_sys::Errno;
+
+    use super::*;
+    use crate::ledger::index::IndexEntry;
+    use crate::ledger::record::RunRecord;
+    use crate::ledger::recover::Reach;
+
+    #[test]
+    fn what_could_not_be_seen_is_not_closed() {
+        let dir = tempfile::tempdir().unwrap();
+        let dirs = UserDirs { runtime: None, state: Some(dir.path().to_owned()), home: None };
+        let index = RunIndex::at(&dirs.runs().unwrap());
+        for (reach, is_over) in
+            [(Reach::Here, true), (Reach::OtherBoot, true), (Reach::Unreadable(Errno::ACCESS), false)]
+        {
+            let run = RunId::new_random().unwrap();
+            let path = dir.path().join(run.as_str());
+            std::fs::write(&path, "").unwrap();
+            let record = RunRecord::begin(run.clone(), "shop", &path, dir.path()).unwrap();
+            index.add(&IndexEntry::of(&record)).unwrap();
+            let other = Other {
+                // By no mark: nobody is to be looked for.
+                clues: Clues { has_mark: false, cgroup_bases: Vec::new(), ..Clues::mark_only(run.clone()) },
+                living: Living::default(),
+                findings: Findings { reach, ..Findings::nobody() },
+                file: Some(CommandFile { run: run.clone(), path: path.clone(), loaded: Loaded::Newer }),
+                ended: None,
+                took: Duration::ZERO,
+            };
+            let outcome = close_other(other, Some(&run), Some(&index), &dirs, false).unwrap();
+            let is_listed = index.list().unwrap().iter().any(|entry| entry.run == run);
+            assert_eq!((outcome.is_closed, outcome.is_clean()), (is_over, is_over), "{reach:?}");
+            assert_eq!((path.exists(), is_listed), (!is_over, !is_over), "{reach:?}");
+            let says_why = outcome.notes.iter().any(|note| note.contains("/proc could not be read"));
+            assert_eq!((says_why, outcome.is_something_left()), (!is_over, false), "{reach:?}");
+        }
     }
 }

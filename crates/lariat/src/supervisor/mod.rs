@@ -329,7 +329,7 @@ fn take_project(
 ) -> Result<(StateDir, RunLock, Vec<String>), StartError> {
     let listed = index.and_then(|index| index.list().ok()).unwrap_or_default();
     let others = recovery::Others { listed, living: Living::of(dirs), ..recovery::Others::default() };
-    match recovery::look_beside(root, recovery::Access::Create, &others)? {
+    match recovery::look(root, recovery::Access::Create, &others)? {
         Past::Nothing { state, lock, notes } => Ok((state, lock, notes)),
         Past::Absent => Err(StartError::System { step: "make the state directory", errno: Errno::NOENT }),
         Past::Live(live) => Err(StartError::Live(live)),

@@ -257,25 +257,20 @@ impl Finishing {
     }
 }
 
-/// Looks what became of the last run of the project in `root`.
+/// Looks what became of the last run of the project in `root`, and spares what belongs to other runs that are alive.
+///
+/// What is not known of the others is not found, or not spared: without the user's home, for one, no process that took
+/// the run's mark out of its environment.
 ///
 /// Blocks for a quarter of a second at most, while somebody else looks.
 ///
 /// # Errors
 /// [`LedgerError`] when the state directory or the ledger cannot be used; a ledger of a newer lariat is one that cannot.
-pub fn look(root: &Path, access: Access) -> Result<Past, LedgerError> {
-    look_beside(root, access, &Others::default())
-}
-
-/// Looks as [`look`] does, and spares what belongs to other runs that are alive.
-///
-/// # Errors
-/// As [`look`].
-pub fn look_beside(root: &Path, access: Access, others: &Others) -> Result<Past, LedgerError> {
+pub fn look(root: &Path, access: Access, others: &Others) -> Result<Past, LedgerError> {
     Ok(match take(root, access, others)? {
         Past::Crashed(crashed) => Past::Crashed(Box::new(crashed.look(&others.living))),
         Past::Absent if unrecorded::find(&others.listed, root, None).is_some() => {
-            look_beside(root, Access::Create, others)?
+            look(root, Access::Create, others)?
         }
         Past::Nothing { state, lock, notes } => {
             let ledger = store::load(&state)?;
@@ -433,13 +428,14 @@ pub fn examine(root: &Path, others: &Others) -> Result<Seen, LedgerError> {
     })
 }
 
-/// Returns the report of the last run, if it crashed and nobody has closed it yet. Takes nothing and changes nothing.
+/// Returns the report of the last run, if it crashed and nobody has closed it yet: what [`look`] finds. Takes nothing and
+/// changes nothing.
 ///
 /// # Errors
 /// As [`look`].
-pub fn peek(root: &Path) -> Result<Option<Report>, LedgerError> {
-    Ok(match examine(root, &Others::default()) {
-        Ok(Seen::Crashed(crashed)) => Some(crashed.look(&Living::default()).report()),
+pub fn peek(root: &Path, others: &Others) -> Result<Option<Report>, LedgerError> {
+    Ok(match examine(root, others) {
+        Ok(Seen::Crashed(crashed)) => Some(crashed.look(&others.living).report()),
         Ok(_) | Err(LedgerError::Newer { .. }) => None,
         Err(error) => return Err(error),
     })

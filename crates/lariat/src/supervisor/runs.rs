@@ -428,13 +428,16 @@ fn is_elsewhere(clues: &Clues) -> bool {
 
 /// Says in words that a run's numbers mean nothing here; `None` where they do.
 #[must_use]
-pub fn reach_in_words(reach: Reach) -> Option<&'static str> {
-    match reach {
-        Reach::Here => None,
-        Reach::OtherBoot => Some("the machine was started anew since: nothing of the run can be alive"),
+pub fn reach_in_words(reach: Reach) -> Option<String> {
+    Some(match reach {
+        Reach::Here => return None,
+        Reach::OtherBoot => "the machine was started anew since: nothing of the run can be alive".to_owned(),
         Reach::OtherNamespace => {
-            Some("the run was in another pid namespace: whether it is alive cannot be seen from here")
+            "the run was in another pid namespace: whether it is alive cannot be seen from here".to_owned()
         }
-        Reach::Unreadable => Some("the processes could not be read: what is left of the run is not known"),
-    }
+        Reach::Unreadable(errno) => {
+            let why = std::io::Error::from(errno).kind();
+            format!("/proc could not be read ({why}): what is left of the run is not known")
+        }
+    })
 }

@@ -253,13 +253,8 @@ impl Driver {
         self.reap_leaving();
         let (found, strays) = self.look_around();
         let held = self.held_ports(&found.certain);
-        let is_kept = self.units.iter().any(|unit| unit.life.is_some());
-        let is_quiet = found.reach == Reach::Here
-            && found.certain.is_empty()
-            && !is_kept
-            && self.leaving.is_empty()
-            && !held.iter().any(|port| port.is_ours);
-        if !is_quiet && now < deadline {
+        let has_keepers = !self.leaving.is_empty() || self.units.iter().any(|unit| unit.life.is_some());
+        if !verify::is_quiet(&found, &held, has_keepers) && now < deadline {
             self.verify = Some((deadline, (now + LOOK_EVERY).min(deadline)));
             return;
         }
@@ -270,11 +265,9 @@ impl Driver {
         }
         // One that /proc hides is not gone because it cannot be seen.
         self.tally.retain_left(|left| !is_surely_gone(left.identity()));
-        if let Some(words) = reach_in_words(found.reach) {
-            // The keepers' proof stands, and the next command looks again.
-            self.is_blind = true;
-            self.tally.note(words);
-        }
+        // The keepers' proof stands, and the next command looks again.
+        self.is_blind = found.reach != Reach::Here;
+        reach_in_words(found.reach).into_iter().for_each(|words| self.tally.note(words));
         for found in found.certain {
             if let Some(left) = verify::describe(found.identity, "alive at the last look") {
                 self.tally.left(left);

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use anstyle::{AnsiColor, Style};
 use lariat::event::{EventKind, ServiceEnded};
 
+use super::report::UNSEEN;
 use super::{count, duration, harmless, styled};
 
 /// Silence of a start-up or a stop, after which it is said who is waited for.
@@ -184,9 +185,10 @@ impl Narrator {
             EventKind::PhaseEnded { number, phase, took, services, processes } => {
                 self.phase_ended(*number, phase, *took, *services, *processes)
             }
-            EventKind::RunEnded { is_clean, left, .. } => {
+            EventKind::RunEnded { is_clean, left, is_blind, .. } => {
                 let seen = match (is_clean, left) {
                     (true, _) => "nothing is alive, ports are free".to_owned(),
+                    (false, 0) if *is_blind => UNSEEN.to_owned(),
                     (false, 0) => "something is left".to_owned(),
                     (false, left) => count(u64::from(*left), "process is left", "processes are left"),
                 };
@@ -378,7 +380,12 @@ mod tests {
     fn a_stop_is_told_in_five_phases() {
         let why =
             EventKind::ShutdownStarted { why: "received INT".into(), deadline: Duration::from_secs(15) };
-        let end = EventKind::RunEnded { is_clean: true, took: Duration::from_secs(1), left: 0 };
+        let end = |is_clean| EventKind::RunEnded {
+            is_clean,
+            took: Duration::from_secs(1),
+            left: 0,
+            is_blind: !is_clean,
+        };
         let text = told(&[
             why,
             ended("web", 0),
@@ -387,7 +394,7 @@ mod tests {
             phase(3, 0),
             phase(4, 0),
             phase(5, 0),
-            end,
+            end(true),
         ]);
         assert_eq!(
             text,
@@ -399,6 +406,7 @@ mod tests {
              [4/5] containers: the stack has no containers\n\
              [5/5] verify: nothing is alive, ports are free\n"
         );
+        assert_eq!(told(&[phase(5, 0), end(false)]), "[5/5] verify: who is alive is not known\n");
     }
 
     #[test]

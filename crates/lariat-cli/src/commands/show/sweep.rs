@@ -164,11 +164,15 @@ fn done(outcome: &Result<Outcome, LedgerError>) -> Done {
 
 /// Returns what the sweep's end means for the exit code.
 pub(crate) fn exit_code(outcomes: &Outcomes, troubles: &[String]) -> ExitCode {
-    let is_left =
-        |outcome: &Result<Outcome, LedgerError>| outcome.as_ref().is_ok_and(|outcome| !outcome.is_clean());
-    if outcomes.iter().any(|(_, outcome)| is_left(outcome)) {
+    let is_any = |is_so: fn(&Outcome) -> bool| {
+        outcomes.iter().any(|(_, outcome)| outcome.as_ref().is_ok_and(|outcome| is_so(outcome)))
+    };
+    if is_any(Outcome::is_something_left) {
         ExitCode::Left
-    } else if !troubles.is_empty() || outcomes.iter().any(|(_, outcome)| outcome.is_err()) {
+    } else if !troubles.is_empty()
+        || outcomes.iter().any(|(_, outcome)| outcome.is_err())
+        || is_any(|outcome| outcome.is_blind)
+    {
         ExitCode::Trouble
     } else {
         ExitCode::Done
@@ -197,12 +201,15 @@ fn named(run: &Option<String>, kind: &Kind, dir: Option<&std::path::Path>) -> St
     }
 }
 
+/// What to do where the processes could not be read.
+const BLIND_HINT: &str = "once `ls /proc` lists processes again, `lariat sweep` looks for them";
+
 /// Returns the report of a sweep.
 pub(crate) fn report(outcomes: &Outcomes, is_styled: bool) -> String {
     let (red, green) =
         (styled(AnsiColor::Red.on_default(), is_styled), styled(AnsiColor::Green.on_default(), is_styled));
     let mut text = String::new();
-    let (mut is_clean, mut has_ended) = (true, false);
+    let (mut is_clean, mut has_ended, mut is_all_seen) = (true, false, true);
     for (closed, outcome) in outcomes {
         let run = closed.run.as_ref().map(ToString::to_string);
         let name = named(&run, &closed.kind, closed.dir.as_deref());
@@ -210,7 +217,8 @@ pub(crate) fn report(outcomes: &Outcomes, is_styled: bool) -> String {
         match outcome {
             Ok(outcome) => {
                 text.push_str(&one(name, closed, outcome, red));
-                is_clean &= outcome.is_clean();
+                is_clean &= !outcome.is_something_left();
+                is_all_seen &= !outcome.is_blind;
                 has_ended |= outcome.ended > 0;
             }
             Err(error) => {
@@ -226,6 +234,7 @@ pub(crate) fn report(outcomes: &Outcomes, is_styled: bool) -> String {
         text.push_str(&format!("removed {removed} of runs that are over\n"));
     }
     text.push_str(&match (is_clean, has_ended) {
+        (true, _) if !is_all_seen => format!("{red}what is left is not known{red:#}\n      {BLIND_HINT}\n"),
         (true, true) => format!("{green}nothing is left{green:#}\n"),
         (true, false) => format!("{green}nothing is left{green:#} of earlier runs\n"),
         (false, _) => format!("{red}something is left{red:#}\n"),
@@ -335,6 +344,18 @@ mod tests {
         assert_eq!(exit_code(&outcomes[..1], &[]), ExitCode::Done);
         assert_eq!(exit_code(&outcomes[..1], &["a newer ledger".into()]), ExitCode::Trouble);
         assert_eq!(by_hand(&[left("it does not die of KILL")]), "kill -KILL 7");
+    }
+
+    #[test]
+    fn what_nobody_could_see_is_not_called_gone() {
+        let note = "/proc could not be read (permission denied): what is left of the run is not known";
+        let blind = Outcome { is_blind: true, notes: vec![note.into()], ..Outcome::default() };
+        let outcomes = [(closed(Kind::Lost), Ok(blind))];
+        assert_eq!(
+            report(&outcomes, false),
+            format!("note: {note}\nwhat is left is not known\n      {BLIND_HINT}\n")
+        );
+        assert_eq!(exit_code(&outcomes, &[]), ExitCode::Trouble);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! * `ready`: the whole tree stands and every member has its signals set up.
 //! * `pid-ROLE-PID`: one for each process of the fixture, written by that process.
-//! * `told-ROLE-PID`: the numbers of all signals this process got, in order, one per line (graceful members only).
+//! * `told-ROLE-PID`: all signals this process got, in order, one per line: `NUMBER from PID` (graceful members only).
 //! * `clean-ROLE`: a member was allowed to finish its clean-up.
 //! * others as the fixtures say.
 //!

@@ -61,20 +61,21 @@ impl Part {
 
     /// Lives until a signal ends it. SIGUSR1 means: exit now with the code that was asked for.
     pub(crate) fn live(&self, role: &str) -> ! {
-        match sys::wait_signal(self.waited_for(), None) {
-            Some(libc::SIGUSR1) => sys::exit_now(self.code),
-            Some(signal) => self.end_gracefully(role, signal),
+        match sys::wait_signal_from(self.waited_for(), None) {
+            Some((libc::SIGUSR1, _)) => sys::exit_now(self.code),
+            Some(heard) => self.end_gracefully(role, heard),
             None => sys::broken("could not wait for a signal"),
         }
     }
 
-    fn end_gracefully(&self, role: &str, first: i32) -> ! {
+    fn end_gracefully(&self, role: &str, first: (i32, i32)) -> ! {
         let name = format!("told-{role}-{}", sys::pid());
-        let mut told = format!("{first}\n");
+        let line = |(signal, sender): (i32, i32)| format!("{signal} from {sender}\n");
+        let mut told = line(first);
         self.facts.state(&name, &told);
         let done_at = sys::now() + self.work * 1_000_000;
-        while let Some(signal) = sys::wait_signal(self.waited_for(), Some(done_at)) {
-            told.push_str(&format!("{signal}\n"));
+        while let Some(heard) = sys::wait_signal_from(self.waited_for(), Some(done_at)) {
+            told.push_str(&line(heard));
             self.facts.state(&name, &told);
         }
         self.facts.state(&format!("clean-{role}"), "");

@@ -290,14 +290,23 @@ pub(crate) fn default(signal: i32) {
 
 /// Waits for one of these (blocked) signals until `deadline` in nanoseconds of CLOCK_MONOTONIC, or without end.
 pub(crate) fn wait_signal(signals: &[i32], deadline: Option<u64>) -> Option<i32> {
+    wait_signal_from(signals, deadline).map(|(signal, _)| signal)
+}
+
+/// Waits as [`wait_signal`] does, and returns who sent it as well: 0 if that one has no number here.
+pub(crate) fn wait_signal_from(signals: &[i32], deadline: Option<u64>) -> Option<(i32, i32)> {
     let set = set_of(signals);
+    // SAFETY: an all-zero value is valid.
+    let mut details: libc::siginfo_t = unsafe { std::mem::zeroed() };
     loop {
         let left = deadline.map(|at| timespec(at.saturating_sub(now())));
         let limit = left.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
-        // SAFETY: `set` and `left` outlive the call; the details of the signal are not wanted.
-        let signal = unsafe { libc::sigtimedwait(&raw const set, std::ptr::null_mut(), limit) };
+        // SAFETY: `set`, `details` and `left` outlive the call.
+        let signal = unsafe { libc::sigtimedwait(&raw const set, &raw mut details, limit) };
         if signal > 0 {
-            return Some(signal);
+            // SAFETY: the field is there for what a process sent, the kernel for a dying parent included; for what else there
+            // is, any number is a valid one.
+            return Some((signal, unsafe { details.si_pid() }));
         }
         if errno() != libc::EINTR {
             return None;

@@ -255,7 +255,7 @@ impl Search {
             self.notes.push(elsewhere(&known.run, dir));
             return;
         }
-        let reach = reach_in_words(findings.reach).map(str::to_owned);
+        let reach = reach_in_words(findings.reach);
         let living = snapshot.living.clone();
         let other = Other { clues, living, findings, file, ended: None, took: Duration::ZERO };
         self.leftovers.push(Leftover {
