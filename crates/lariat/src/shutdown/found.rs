@@ -133,10 +133,18 @@ impl FoundSet {
     /// Returns what is found now.
     #[must_use]
     pub fn look(&self) -> Findings {
+        self.look_among(&mut Snapshot::take(&self.living))
+    }
+
+    /// Returns what is found among these, if they could be read.
+    fn look_among(&self, snapshot: &mut lariat_sys::Result<Snapshot>) -> Findings {
         // HAZARD(shut-proc): without a look at /proc nothing can be found, and nothing is proven either.
-        match Snapshot::take(&self.living) {
-            Ok(mut snapshot) => self.look_in(&mut snapshot),
-            Err(errno) => Findings { reach: Reach::Unreadable(errno), ..Findings::nobody() },
+        match snapshot {
+            Ok(snapshot) => {
+                snapshot.living.clone_from(&self.living);
+                self.look_in(snapshot)
+            }
+            Err(errno) => Findings { reach: Reach::Unreadable(*errno), ..Findings::nobody() },
         }
     }
 
@@ -267,26 +275,31 @@ impl FoundSet {
         groups.iter().all(|(_, group)| is_deserted(group))
     }
 
-    /// Returns what is found; that it is nobody only when a while has passed in which nobody was. Blocks for that while.
+    /// Returns what is found of each set; that it is nobody only when a while has passed in which nobody was. Blocks for that
+    /// while, which they share.
     ///
     /// A look is no snapshot: whom it read first may have made another and died before its turn came
     /// (HAZARD(fork-while-walking)).
     #[must_use]
-    pub fn look_until_settled(&self) -> Findings {
+    pub fn look_until_settled(sets: &[FoundSet]) -> Vec<Findings> {
         let until = Instant::now() + SETTLES_AFTER;
-        let mut looks = 0;
-        loop {
-            let findings = self.look();
-            looks += 1;
+        let mut found: Vec<Findings> = sets.iter().map(|_| Findings::nobody()).collect();
+        let is_open = |found: &Findings| {
+            found.certain.is_empty() && !matches!(found.reach, Reach::OtherBoot | Reach::OtherNamespace)
+        };
+        for looks in 1.. {
+            let mut snapshot = Snapshot::take(&Living::default());
+            for (set, found) in sets.iter().zip(&mut found).filter(|(_, found)| is_open(found)) {
+                *found = set.look_among(&mut snapshot);
+            }
             let now = Instant::now();
-            let is_settled = now >= until && looks >= LOOKS_MIN;
-            let is_out_of_reach = matches!(findings.reach, Reach::OtherBoot | Reach::OtherNamespace);
-            if !findings.certain.is_empty() || is_out_of_reach || is_settled {
-                return findings;
+            if (now >= until && looks >= LOOKS_MIN) || !found.iter().any(is_open) {
+                break;
             }
             // It fails only for want of memory; then the looks follow each other without a pause.
             let _ = lariat_sys::poll::poll(&mut [], Some(now + LOOK_EVERY));
         }
+        found
     }
 
     fn children(&self) -> Vec<i32> {

@@ -91,10 +91,18 @@ impl Crashed {
     fn look_again(&mut self) {
         let set = self.set();
         // Who only looks has no need of a proof.
-        self.findings = if self.lock.is_some() { set.look_until_settled() } else { set.look() };
+        self.findings = match self.lock {
+            Some(_) => FoundSet::look_until_settled(&[set]).swap_remove(0),
+            None => set.look(),
+        };
     }
 
-    fn set(&self) -> FoundSet {
+    /// Takes what another look has found.
+    pub(super) fn found(&mut self, findings: Findings) {
+        self.findings = findings;
+    }
+
+    pub(super) fn set(&self) -> FoundSet {
         FoundSet::new(self.clues.clone()).beside(&self.living)
     }
 

@@ -24,7 +24,7 @@ use crate::ledger::LedgerError;
 use crate::ledger::command::{CommandFile, Loaded};
 use crate::ledger::index::{RunIndex, UserDirs};
 use crate::ledger::record::{LeftRecord, RunId, StopRecord};
-use crate::ledger::recover::{self, Clues, Findings, Found, Living};
+use crate::ledger::recover::{self, Clues, Findings, Found, Living, Reach};
 use crate::shutdown::endings::Ended;
 use crate::shutdown::found::FoundSet;
 use crate::shutdown::report::{HeldPort, LeftProcess};
@@ -198,6 +198,31 @@ pub struct Closed {
 }
 
 impl Leftover {
+    fn set(&self) -> FoundSet {
+        match &self.body {
+            Body::Stack(crashed) => crashed.set(),
+            Body::Other(other) => other.set(),
+        }
+    }
+
+    /// Says whether another look would find nothing else. What is only a name in the hierarchy is empty by the kernel's word.
+    fn is_settled(&self) -> bool {
+        let findings = self.findings();
+        let is_proven = || self.kind == Kind::Lost && self.set().are_groups_deserted();
+        !findings.certain.is_empty() || findings.reach != Reach::Here || is_proven()
+    }
+
+    /// Takes what another look has found.
+    fn found(&mut self, findings: Findings) {
+        match &mut self.body {
+            Body::Stack(crashed) => crashed.found(findings),
+            Body::Other(other) => {
+                self.notes.extend(reach_in_words(findings.reach));
+                other.findings = findings;
+            }
+        }
+    }
+
     fn findings(&self) -> &Findings {
         match &self.body {
             Body::Stack(crashed) => crashed.findings(),

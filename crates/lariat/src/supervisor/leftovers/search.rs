@@ -53,8 +53,6 @@ pub struct Search {
     pub notes: Vec<String>,
     /// What could not be looked at.
     pub troubles: Vec<String>,
-    /// Something may be ended.
-    takes: bool,
     /// Held while anything of a run without a project is ended.
     locks: Vec<DirectoryLock>,
     dirs: UserDirs,
@@ -74,19 +72,37 @@ pub fn search(
     deadline: Instant,
     cancel: Option<BorrowedFd<'_>>,
 ) -> Result<Search, SearchError> {
-    let (found, deaf) = look(request, &BTreeSet::new())?;
-    let places = found.places_to_lock();
-    if !request.takes || places.is_empty() {
-        return Ok(found);
+    let mut look = first_look(request, &BTreeSet::new())?;
+    let places = look.search.places_to_lock();
+    if request.takes && !places.is_empty() {
+        let deaf = look.deaf;
+        // Nothing is held while another sweep is waited for. What it has ended meanwhile is not there any more.
+        drop(look.search);
+        let locks = lock_user(request.dirs, &places, deadline, cancel)?;
+        look = first_look(request, &deaf)?;
+        look.search.locks = locks;
     }
-    // Nothing is held while another sweep is waited for. What it has ended meanwhile is not there any more.
-    drop(found);
-    let locks = lock_user(request.dirs, &places, deadline, cancel)?;
-    Ok(Search { locks, ..look(request, &deaf)?.0 })
+    let Look { mut search, mut snapshot, .. } = look;
+    if request.takes {
+        search.settle();
+    }
+    search.forget_doubles();
+    if let Some(project) = request.project.filter(|_| !request.patterns.is_empty()) {
+        search.add_strays(project, request.patterns, &mut snapshot);
+    }
+    Ok(search)
 }
 
-/// Returns what was found, and which projects do not answer. Those of which that is known are not asked.
-fn look(request: &Request<'_>, deaf: &BTreeSet<PathBuf>) -> Result<(Search, BTreeSet<PathBuf>), SearchError> {
+/// What one look has found.
+struct Look {
+    search: Search,
+    snapshot: Snapshot,
+    /// Projects that do not answer.
+    deaf: BTreeSet<PathBuf>,
+}
+
+/// Looks once, but not for strays. Projects of which it is known that they do not answer are not asked.
+fn first_look(request: &Request<'_>, deaf: &BTreeSet<PathBuf>) -> Result<Look, SearchError> {
     let mut runs = Runs::read_beside(request.dirs, deaf);
     let mut snapshot = Snapshot::take(&runs.living()).map_err(SearchError::Processes)?;
     runs.complete(&snapshot, request.cgroup_bases);
@@ -95,7 +111,6 @@ fn look(request: &Request<'_>, deaf: &BTreeSet<PathBuf>) -> Result<(Search, BTre
     let mut search = Search {
         notes: std::mem::take(&mut runs.notes),
         dirs: request.dirs.clone(),
-        takes: request.takes,
         sockets_but: request.is_all.then(|| runs.at_work()),
         ..Search::default()
     };
@@ -106,11 +121,7 @@ fn look(request: &Request<'_>, deaf: &BTreeSet<PathBuf>) -> Result<(Search, BTre
     for known in runs.known.iter().filter(|known| is_wanted(request, known)) {
         search.add_known(known, &runs, &mut snapshot);
     }
-    search.forget_doubles();
-    if let Some(project) = request.project.filter(|_| !request.patterns.is_empty()) {
-        search.add_strays(project, request.patterns, &mut snapshot);
-    }
-    Ok((search, runs.deaf))
+    Ok(Look { search, snapshot, deaf: runs.deaf })
 }
 
 /// Why there was no search.
@@ -182,10 +193,7 @@ impl Search {
             Ok(Seen::Live(live)) => self.alive.push(live.to_string()),
             Ok(Seen::Finishing(finishing)) => self.at_work.push(AtWork::Stack(finishing)),
             Ok(Seen::Crashed(crashed)) => {
-                let mut crashed = crashed.look_in(snapshot);
-                if request.takes && crashed.findings().certain.is_empty() {
-                    crashed = crashed.look(&snapshot.living);
-                }
+                let crashed = crashed.look_in(snapshot);
                 if crashed.findings().reach == Reach::OtherNamespace {
                     self.notes.push(elsewhere(crashed.run(), crashed.root()));
                     return;
@@ -243,13 +251,7 @@ impl Search {
         file: Option<CommandFile>,
         snapshot: &mut Snapshot,
     ) {
-        let mut findings = recover::survey_in(&clues, snapshot);
-        let set = FoundSet::new(clues.clone()).beside(&snapshot.living);
-        // What is only a name in the hierarchy is empty by the kernel's word; of everybody else one look proves nothing.
-        let is_proven = known.kind == Kind::Lost && set.are_groups_deserted();
-        if self.takes && findings.certain.is_empty() && findings.reach == Reach::Here && !is_proven {
-            findings = set.look_until_settled();
-        }
+        let findings = recover::survey_in(&clues, snapshot);
         if findings.reach == Reach::OtherNamespace {
             let dir = known.dir.as_deref().unwrap_or(Path::new("?"));
             self.notes.push(elsewhere(&known.run, dir));
@@ -267,6 +269,15 @@ impl Search {
             body: Body::Other(Box::new(other)),
             is_dismissed: false,
         });
+    }
+
+    /// Makes sure that nobody is left of those of whom nobody was found: one look proves nothing.
+    fn settle(&mut self) {
+        let open: Vec<&mut Leftover> = self.leftovers.iter_mut().filter(|one| !one.is_settled()).collect();
+        let sets: Vec<FoundSet> = open.iter().map(|leftover| leftover.set()).collect();
+        for (leftover, findings) in open.into_iter().zip(FoundSet::look_until_settled(&sets)) {
+            leftover.found(findings);
+        }
     }
 
     /// Adds what works in the project and matches a pattern, as far as no group has it.
