@@ -133,7 +133,7 @@ impl FoundSet {
     /// Returns what is found now.
     #[must_use]
     pub fn look(&self) -> Findings {
-        // Without a look at /proc nothing can be found, and nothing is proven either.
+        // HAZARD(shut-proc): without a look at it nothing can be found, and nothing is proven either.
         match Snapshot::take(&self.living) {
             Ok(mut snapshot) => self.look_in(&mut snapshot),
             Err(errno) => Findings { reach: Reach::Unreadable(errno), ..Findings::nobody() },
