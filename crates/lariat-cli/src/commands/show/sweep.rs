@@ -164,9 +164,8 @@ fn done(outcome: &Result<Outcome, LedgerError>) -> Done {
 
 /// Returns what the sweep's end means for the exit code.
 pub(crate) fn exit_code(outcomes: &Outcomes, troubles: &[String]) -> ExitCode {
-    let is_any = |is_so: fn(&Outcome) -> bool| {
-        outcomes.iter().any(|(_, outcome)| outcome.as_ref().is_ok_and(|outcome| is_so(outcome)))
-    };
+    let is_any =
+        |is_so: fn(&Outcome) -> bool| outcomes.iter().any(|(_, outcome)| outcome.as_ref().is_ok_and(is_so));
     if is_any(Outcome::is_something_left) {
         ExitCode::Left
     } else if !troubles.is_empty()
