@@ -203,6 +203,10 @@ impl Driver {
         let mut members: Vec<Member> = Vec::new();
         while let Some(action) = queue.pop_front() {
             let more = match action {
+                // Mostly nobody has outlived the leader, which is seen without a walk.
+                Action::Walk { .. } if !self.machine.is_stopping() && self.is_leader_the_last() => {
+                    self.machine.step(now(), Event::Walked { members: &[], took: Duration::ZERO })
+                }
                 Action::Walk { examine } => {
                     let examine = examine.then_some(self.stop_signal);
                     walk(&mut self.machine, &mut self.members, examine, &mut members)
@@ -312,12 +316,17 @@ impl Driver {
         end
     }
 
-    /// Sees that nobody is left without walking: no child but the leader's zombie means no living descendant.
+    /// Says whether there is no child but the leader's zombie, and so no living descendant.
+    fn is_leader_the_last(&mut self) -> bool {
+        self.leader_exit.is_some() && !self.is_leader_reaped && self.members.inner().is_without_orphans()
+    }
+
+    /// Sees that nobody is left without walking.
     fn look_for_the_end(&mut self) -> Option<End> {
         if self.is_leader_reaped {
             return if self.members.is_empty() { self.handle(Event::Empty) } else { None };
         }
-        let is_last = self.leader_exit.is_some() && self.members.inner().is_without_orphans();
+        let is_last = self.is_leader_the_last();
         if is_last { self.handle(Event::Walked { members: &[], took: Duration::ZERO }) } else { None }
     }
 
