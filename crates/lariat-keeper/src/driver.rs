@@ -59,6 +59,8 @@ pub struct Parts {
     pub record: Option<CString>,
     /// The directory that the leader was born in.
     pub cgroup: Option<Cgroup>,
+    /// The supervisor removes the directory once it has heard the last word; we do if it is gone.
+    pub leaves_cgroup: bool,
     /// The service's label in the end record.
     pub label: String,
     /// The run's id in the end record.
@@ -397,7 +399,7 @@ impl Driver {
         if self.parts.is_limited {
             end.out_of_memory = self.members.groups().first().and_then(limits::out_of_memory);
         }
-        if end.left == 0 {
+        if end.left == 0 && (self.is_alone || !self.parts.leaves_cgroup) {
             self.members.remove();
         }
         if let Some(last_words) = self.last_words.take() {
@@ -493,6 +495,7 @@ mod tests {
             ends: None,
             record: None,
             cgroup: None,
+            leaves_cgroup: false,
             label: String::new(),
             run: String::new(),
             is_limited: false,
