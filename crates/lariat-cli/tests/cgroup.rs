@@ -112,26 +112,55 @@ fn a_keepers_death_ends_the_service_and_its_directory() {
     arena.finish();
 }
 
-#[test]
-fn who_is_moved_in_from_outside_ends_with_the_service() {
-    let Some(arena) = Arena::bounded() else { return };
+fn command(arena: &Arena) -> (Running, Facts) {
     let facts = arena.facts("f");
-    let run = arena
-        .command(LARIAT)
-        .args(["run", "--grace", "5s", "--", fixture::path(), "alone"])
-        .facts(&facts)
-        .own_session()
-        .start();
+    let run = arena.command(LARIAT).args(["run", "--grace", "5s", "--", fixture::path(), "alone"]);
+    let run = run.facts(&facts).own_session().start();
     facts.wait_for("ready");
-    let stranger = arena.command("/bin/sleep").arg("600").own_session().start();
-    let directories = arena.boundary().expect("it is there").inner();
-    let entrance = directories.first().expect("the command has one").join("cgroup.procs");
-    std::fs::write(entrance, stranger.pid().to_string()).expect("we may move our own");
-    run.signal(libc::SIGTERM);
-    run.wait();
-    assert_eq!(stranger.wait().signal(), Some(libc::SIGTERM), "it was told like any member");
-    assert_eq!(inner(&arena), 0);
-    arena.finish();
+    (run, facts)
+}
+
+/// Told to end, and after a leader that ended by itself and left no child.
+#[test]
+fn who_is_moved_in_from_outside_ends_with_the_command() {
+    for is_told in [true, false] {
+        let Some(arena) = Arena::bounded() else { return };
+        let (run, facts) = command(&arena);
+        let stranger = arena.command("/bin/sleep").arg("600").own_session().start();
+        let directories = arena.boundary().expect("it is there").inner();
+        let entrance = directories.first().expect("the command has one").join("cgroup.procs");
+        std::fs::write(entrance, stranger.pid().to_string()).expect("we may move our own");
+        if is_told {
+            run.signal(libc::SIGTERM);
+        } else {
+            Seen::of(facts.pid("leader")).expect("it is alive").kill();
+        }
+        run.wait();
+        assert_eq!(stranger.wait().signal(), Some(libc::SIGTERM), "it was told like any member");
+        assert_eq!(inner(&arena), 0);
+        arena.finish();
+    }
+}
+
+#[test]
+fn a_commands_directory_goes_with_it_whoever_is_left_to_remove_it() {
+    for victim in [None, Some("lariat"), Some("its keeper")] {
+        let Some(arena) = Arena::bounded() else { return };
+        let (run, _) = command(&arena);
+        assert_eq!(inner(&arena), 1);
+        let keeper = census::children_of(run.pid()).into_iter().find_map(Seen::of).expect("it is there");
+        match victim {
+            None => run.signal(libc::SIGTERM),
+            Some("lariat") => run.signal(libc::SIGKILL),
+            Some(_) => keeper.kill(),
+        }
+        run.wait();
+        if victim == Some("lariat") {
+            arena.wait_until_empty(PATIENCE);
+        }
+        assert_eq!(inner(&arena), 0, "{victim:?}");
+        arena.finish();
+    }
 }
 
 #[test]

@@ -16,7 +16,7 @@ use lariat_sys::{Errno, files, process, reap, sockets};
 use crate::KEEPER_ARG0;
 use crate::entry::slot;
 use crate::store::Output;
-use crate::wire::{Notice, Order, PACKET_MAX, Plan};
+use crate::wire::{GO_AHEAD, Notice, Order, PACKET_MAX, Plan};
 
 /// What a keeper is started with. Everything is duplicated into the keeper; the caller keeps its own.
 #[derive(Debug)]
@@ -152,6 +152,16 @@ impl Keeper {
     #[must_use]
     pub fn pidfd(&self) -> &PidFd {
         &self.pidfd
+    }
+
+    /// Lets a keeper that [waits](crate::entry::Holdings::waits) start its leader. Never blocks. Dropping this client instead
+    /// lets it exit.
+    ///
+    /// # Errors
+    /// `EPIPE` or `ECONNRESET` when it is gone, which [`Self::receive`] says as well.
+    pub fn go_ahead(&self) -> Result<(), KeeperError> {
+        sockets::send(&self.control, GO_AHEAD)
+            .map_err(|errno| KeeperError { step: "start the command", errno })
     }
 
     /// Gives an order, and wakes the keeper for it should somebody have stopped it. Never blocks.

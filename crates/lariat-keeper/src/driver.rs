@@ -59,6 +59,8 @@ pub struct Parts {
     pub record: Option<CString>,
     /// The directory that the leader was born in.
     pub cgroup: Option<Cgroup>,
+    /// The supervisor removes the directory once it has heard the last word; we do if it is gone.
+    pub leaves_cgroup: bool,
     /// The service's label in the end record.
     pub label: String,
     /// The run's id in the end record.
@@ -203,6 +205,10 @@ impl Driver {
         let mut members: Vec<Member> = Vec::new();
         while let Some(action) = queue.pop_front() {
             let more = match action {
+                // Mostly nobody has outlived the leader, which is seen without a walk.
+                Action::Walk { .. } if !self.machine.is_stopping() && self.is_leader_the_last() => {
+                    self.machine.step(now(), Event::Walked { members: &[], took: Duration::ZERO })
+                }
                 Action::Walk { examine } => {
                     let examine = examine.then_some(self.stop_signal);
                     walk(&mut self.machine, &mut self.members, examine, &mut members)
@@ -312,12 +318,17 @@ impl Driver {
         end
     }
 
-    /// Sees that nobody is left without walking: no child but the leader's zombie means no living descendant.
+    /// Says whether there is no child but the leader's zombie, and so no living descendant.
+    fn is_leader_the_last(&mut self) -> bool {
+        self.leader_exit.is_some() && !self.is_leader_reaped && self.members.inner().is_without_orphans()
+    }
+
+    /// Sees that nobody is left without walking.
     fn look_for_the_end(&mut self) -> Option<End> {
         if self.is_leader_reaped {
             return if self.members.is_empty() { self.handle(Event::Empty) } else { None };
         }
-        let is_last = self.leader_exit.is_some() && self.members.inner().is_without_orphans();
+        let is_last = self.is_leader_the_last();
         if is_last { self.handle(Event::Walked { members: &[], took: Duration::ZERO }) } else { None }
     }
 
@@ -388,7 +399,7 @@ impl Driver {
         if self.parts.is_limited {
             end.out_of_memory = self.members.groups().first().and_then(limits::out_of_memory);
         }
-        if end.left == 0 {
+        if end.left == 0 && (self.is_alone || !self.parts.leaves_cgroup) {
             self.members.remove();
         }
         if let Some(last_words) = self.last_words.take() {
@@ -484,6 +495,7 @@ mod tests {
             ends: None,
             record: None,
             cgroup: None,
+            leaves_cgroup: false,
             label: String::new(),
             run: String::new(),
             is_limited: false,

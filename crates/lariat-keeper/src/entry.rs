@@ -12,9 +12,10 @@ use lariat_sys::cgroup::Cgroup;
 use lariat_sys::identity::Identity;
 use lariat_sys::outside::Outside;
 use lariat_sys::pidfd::PidFd;
+use lariat_sys::poll::{self, PollFd, PollFlags};
 use lariat_sys::signal::{Signal, SignalFd};
 use lariat_sys::spawn::{self, Program, SpawnError, SpawnOptions, SpawnStep, inherit};
-use lariat_sys::{files, process, sockets};
+use lariat_sys::{Errno, files, process, sockets};
 
 use crate::contain::lineage::KEEPER_COMM;
 use crate::contain::{cgroup, choose};
@@ -22,7 +23,7 @@ use crate::driver::{Driver, Parts, catch_children};
 use crate::machine::Machine;
 use crate::names::Names;
 use crate::store::{Drain, Output, Stage};
-use crate::wire::{Notice, Plan};
+use crate::wire::{GO_AHEAD, Notice, Plan};
 use crate::{KEEPER_ARG0, PROBE_ARG0};
 
 /// The descriptors of a keeper that was started by exec. From [`LOCK`](slot::LOCK) on each is optional, and absent when
@@ -73,6 +74,12 @@ pub struct Holdings {
     pub ends: Option<OwnedFd>,
     /// The directory that the leader is to be born in; the keeper removes it once it is empty.
     pub cgroup: Option<Cgroup>,
+    /// The supervisor has the directory open as well, and removes it when it has heard the last word: while the keeper
+    /// exits. It does so only if the leader was started.
+    pub leaves_cgroup: bool,
+    /// The leader starts when the supervisor [says so](crate::client::Keeper::go_ahead), and not at all if it is gone before.
+    /// Everything else is prepared meanwhile.
+    pub waits: bool,
     /// The supervisor: by a descriptor, since a keeper in a pid namespace cannot name it, and one that has no descriptor
     /// left to open it with must not take that for its death.
     pub supervisor: Option<PidFd>,
@@ -134,6 +141,8 @@ fn take_over() -> Option<(Plan, OwnedFd, Holdings)> {
         ends: inherit(slot::ENDS),
         // What is no cgroup is no boundary; descent holds without one.
         cgroup: inherit(slot::CGROUP).and_then(|directory| cgroup::take(directory).ok()),
+        leaves_cgroup: false,
+        waits: false,
         supervisor: inherit(slot::SUPERVISOR).map(PidFd::from_owned),
         outside: inherit(slot::OUTSIDE).map(Outside::from_owned),
     };
@@ -162,7 +171,7 @@ pub fn become_keeper(plan: Plan, control: OwnedFd, holdings: Holdings) -> u8 {
 
 fn hold(plan: Plan, control: OwnedFd, mut holdings: Holdings, before_the_wait: impl FnOnce()) -> u8 {
     let _ = files::set_nonblocking(&control, true);
-    match start(&plan, &mut holdings) {
+    match start(&plan, &control, &mut holdings) {
         Err(SpawnError { step, errno }) => {
             holdings.leave_cgroup();
             let notice = Notice::SpawnFailed { step, errno: errno.raw_os_error() };
@@ -172,7 +181,8 @@ fn hold(plan: Plan, control: OwnedFd, mut holdings: Holdings, before_the_wait: i
         }
         Ok(Started { leader, names, signals }) => {
             holdings.keep_only(&control, &signals, &names);
-            let Holdings { lock, output, store, index, ends, cgroup, supervisor, .. } = holdings;
+            let Holdings { lock, output, store, index, ends, cgroup, leaves_cgroup, supervisor, .. } =
+                holdings;
             let drain = match (output, store) {
                 // The write end is the leader's alone from here on.
                 (Some(Output { read, stage, .. }), Some(store)) => Drain::new(read, stage, store, index).ok(),
@@ -188,6 +198,7 @@ fn hold(plan: Plan, control: OwnedFd, mut holdings: Holdings, before_the_wait: i
                 ends,
                 record,
                 cgroup,
+                leaves_cgroup,
                 label,
                 run,
                 names,
@@ -209,7 +220,7 @@ struct Started {
     signals: SignalFd,
 }
 
-fn start(plan: &Plan, holdings: &mut Holdings) -> Result<Started, SpawnError> {
+fn start(plan: &Plan, control: &OwnedFd, holdings: &mut Holdings) -> Result<Started, SpawnError> {
     let prepare = |errno| SpawnError { step: SpawnStep::Prepare, errno };
     if plan.has_session {
         // The leader makes a session of its own, so nothing binds us to the caller's: out of it before the leader can
@@ -245,6 +256,9 @@ fn start(plan: &Plan, holdings: &mut Holdings) -> Result<Started, SpawnError> {
         options.fds.push((output.write.as_raw_fd(), 2));
     }
     options.cgroup = holdings.cgroup.as_ref().map(|cgroup| cgroup.as_fd().as_raw_fd());
+    if holdings.waits && !may_start(control, holdings.supervisor.as_ref()) {
+        return Err(prepare(Errno::CANCELED));
+    }
     let spawned = match spawn::spawn(&program, &options) {
         // A directory that may be made and not be entered: the hierarchy above it belongs to somebody else.
         Err(SpawnError { step: SpawnStep::Cgroup, .. }) => {
@@ -268,6 +282,26 @@ fn start(plan: &Plan, holdings: &mut Holdings) -> Result<Started, SpawnError> {
     }
 }
 
+/// Waits for the supervisor's word, and says whether it came. Blocks for as long as the supervisor lives and says nothing.
+fn may_start(control: &OwnedFd, supervisor: Option<&PidFd>) -> bool {
+    let mut packet = [0; GO_AHEAD.len() + 1];
+    loop {
+        match sockets::recv(control, &mut packet) {
+            Ok(length) => return packet.get(..length) == Some(GO_AHEAD),
+            Err(Errno::AGAIN | Errno::INTR) => {}
+            Err(_) => return false,
+        }
+        let mut fds = vec![PollFd::new(control, PollFlags::IN)];
+        fds.extend(supervisor.map(|supervisor| PollFd::new(supervisor, PollFlags::IN)));
+        // Its word may have come before its death. Somebody else may have its end of the conversation: then no end comes.
+        let is_ready = poll::poll(&mut fds, None).is_ok();
+        let [said, death] = [0, 1].map(|i| fds.get(i).is_some_and(|fd| !fd.revents().is_empty()));
+        if is_ready && death && !said {
+            return false;
+        }
+    }
+}
+
 /// Leaves the session, where we still are in the caller's, the name and the streams that were only there for the leader.
 fn settle(label: &str) {
     // HAZARD(keeper-starved): a session of our own is a scheduling group of our own; a fork storm in the leader's cannot
@@ -282,5 +316,48 @@ fn settle(label: &str) {
         for slot in 0..=2 {
             let _ = files::replace_stream(&null, slot);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use super::*;
+
+    /// A process that has ended and was not reaped.
+    fn dead() -> (std::process::Child, PidFd) {
+        let child = std::process::Command::new("/bin/true").spawn().unwrap();
+        let pidfd = PidFd::open_pid(i32::try_from(child.id()).unwrap()).unwrap();
+        assert_eq!(pidfd.wait_exit(Some(Instant::now() + Duration::from_secs(20))), Ok(true));
+        (child, pidfd)
+    }
+
+    #[test]
+    fn a_leader_starts_when_it_was_said_and_not_when_nobody_can_say_it_any_more() {
+        let pair = || {
+            let (ours, theirs) = sockets::seqpacket_pair().unwrap();
+            files::set_nonblocking(&theirs, true).unwrap();
+            (ours, theirs)
+        };
+        let me = PidFd::open_pid(process::pid()).unwrap();
+        let (mut reaped, gone) = dead();
+        // Said, by one that lives and by one that has died since.
+        for supervisor in [Some(&me), Some(&gone), None] {
+            let (ours, theirs) = pair();
+            sockets::send(&ours, GO_AHEAD).unwrap();
+            assert!(may_start(&theirs, supervisor));
+        }
+        // Gone before: by its end of the conversation, or by its death alone, where somebody else has that end.
+        let (ours, theirs) = pair();
+        drop(ours);
+        assert!(!may_start(&theirs, Some(&me)));
+        let (_held, theirs) = pair();
+        assert!(!may_start(&theirs, Some(&gone)));
+        // No go-ahead.
+        let (ours, theirs) = pair();
+        sockets::send(&ours, &crate::wire::Order::Kill.encode()).unwrap();
+        assert!(!may_start(&theirs, Some(&me)));
+        reaped.wait().unwrap();
     }
 }

@@ -54,6 +54,9 @@ pub struct Plan {
     pub ignored: SignalSet,
 }
 
+/// What a keeper that [waits](crate::entry::Holdings::waits) is told when its leader may start. No order begins so.
+pub const GO_AHEAD: &[u8] = b"!";
+
 /// What a supervisor tells a keeper.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Order {

@@ -11,6 +11,7 @@ mod diag;
 mod holders;
 mod text;
 
+use diag::Diag;
 pub use holders::{find_holders, holders};
 
 /// The protocol of a listening socket.
@@ -55,11 +56,12 @@ impl Table {
 ///
 /// Each table is asked by [`listeners_by_diag`]'s way, or read from `/proc/net` where the kernel refuses that.
 pub fn listeners() -> Result<Vec<Listener>> {
-    let mut found = Vec::new();
+    let (mut found, mut kernel) = (Vec::new(), None);
     for table in Table::ALL {
         let before = found.len();
-        if diag::listeners(table, &mut found).is_err() {
+        if by_diag(&mut kernel, table, &mut found).is_err() {
             found.truncate(before);
+            kernel = None;
             text::listeners(table, &mut found)?;
         }
     }
@@ -71,9 +73,17 @@ pub fn listeners() -> Result<Vec<Listener>> {
 /// # Errors
 /// What the kernel says where it was built without it: [`Errno::NOENT`](crate::Errno::NOENT) and others.
 pub fn listeners_by_diag() -> Result<Vec<Listener>> {
-    let mut found = Vec::new();
-    Table::ALL.into_iter().try_for_each(|table| diag::listeners(table, &mut found))?;
+    let (mut found, mut kernel) = (Vec::new(), None);
+    Table::ALL.into_iter().try_for_each(|table| by_diag(&mut kernel, table, &mut found))?;
     Ok(found)
+}
+
+/// Asks in the conversation that there is, or begins one.
+fn by_diag(kernel: &mut Option<Diag>, table: Table, found: &mut Vec<Listener>) -> Result<()> {
+    match kernel {
+        Some(kernel) => kernel.listeners(table, found),
+        None => kernel.insert(Diag::open()?).listeners(table, found),
+    }
 }
 
 /// Returns what [`listeners`] returns, from `/proc/net/{tcp,tcp6,udp,udp6}` alone: slower, because the kernel walks all

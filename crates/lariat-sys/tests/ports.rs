@@ -112,6 +112,21 @@ fn holders_are_all_who_have_it_open() {
     assert_eq!(holders(&inodes, Some(&[])), []);
 }
 
+/// A process is looked through until all that is wanted was seen: a socket that it has twice is one of them.
+#[test]
+fn a_socket_that_is_open_twice_hides_no_other() {
+    let open = || OwnedFd::from(TcpListener::bind("127.0.0.1:0").unwrap());
+    let (first, second) = (open(), open());
+    let [one, other] = [&first, &second].map(AsRawFd::as_raw_fd);
+    let options =
+        SpawnOptions { fds: vec![(one, 4), (one, 5), (other, 6), (one, 7)], ..SpawnOptions::default() };
+    let child = Guard::start(&shell("exec sleep 1000"), &options);
+    let mut expected = vec![(inode(&first), child.pid()), (inode(&second), child.pid())];
+    expected.sort_unstable();
+    assert_eq!(holders(&[inode(&first), inode(&second)], Some(&[child.pid()])), expected);
+    assert_eq!(holders(&[inode(&second)], Some(&[child.pid()])), [(inode(&second), child.pid())]);
+}
+
 /// A listener that a script gets as descriptor 4, and nobody else has.
 fn give_away(script: &str) -> (u64, Guard) {
     let socket = OwnedFd::from(TcpListener::bind("127.0.0.1:0").unwrap());

@@ -10,7 +10,7 @@ use lariat_keeper::contain::cgroup::{self, Bounded};
 use lariat_keeper::contain::limits::{self, OutOfMemory};
 use lariat_keeper::contain::lineage::Lineage;
 use lariat_keeper::ending::{Ending as Adoption, first_born, was_told_by_death};
-use lariat_keeper::entry::{Holdings, SPAWN_FAILED, become_keeper};
+use lariat_keeper::entry::{Holdings, SPAWN_FAILED};
 use lariat_keeper::stop::StopPlan;
 use lariat_keeper::wire::{Named, Notice, Order, Plan};
 use lariat_sys::cgroup::Cgroup;
@@ -24,7 +24,7 @@ use lariat_sys::spawn::SpawnStep;
 use lariat_sys::{Errno, files, kernel, process, procfs, reap, sockets, tree};
 
 use super::machine::{Action, Ending, Event, Machine};
-use super::start::{before, cgroup, fork_keeper, heard, limit, plan, tied, write_record};
+use super::start::{be_keeper, before, cgroup, fork_keeper, heard, limit, plan, tied, write_record};
 use super::ties::{Cut, Ties};
 use super::{Ended, RunError, RunOptions};
 
@@ -83,20 +83,20 @@ pub(crate) fn run(options: &RunOptions) -> Result<Ended, RunError> {
     let is_limited = limit(options, group.as_ref(), &mut notes);
     let plan = Plan { is_limited, ..plan };
     let (stop, shares_group) = (plan.stop, !plan.has_session);
-    let record = write_record(options, me, stop, group.as_ref());
-    let forked = fork_keeper(options).inspect_err(|_| {
-        group.iter().for_each(cgroup::remove);
-        options.ledger.iter().for_each(CommandLedger::remove);
-    })?;
+    let forked = fork_keeper(options).inspect_err(|_| group.iter().for_each(cgroup::remove))?;
     let Some(child) = forked else {
         // The keeper. What it does not need must not outlive us in it.
-        drop((ours, signals, ties, record));
+        drop((ours, signals, ties));
         let holdings = Holdings { cgroup: group, supervisor: Some(us), outside, ..Holdings::default() };
-        process::exit_now(become_keeper(plan, theirs, holdings));
+        be_keeper(plan, theirs, holdings);
     };
     drop((theirs, us, outside));
     files::set_nonblocking(&ours, true).map_err(own("prepare the socket"))?;
     let keeper = Keeper::from_fork(child.identity, ours, child.pidfd);
+    // While the keeper prepares the start. INVARIANT: there is no command without a record.
+    let record = write_record(options, me, stop, group.as_ref());
+    // A keeper that cannot be told is gone, and its death is an event of its own.
+    let _ = keeper.go_ahead();
     let hears_hangup = !before.ignored.contains(Signal::HUP);
     let mut machine = Machine::new(options.grace, hears_hangup);
     if options.has_lifeline || options.dies_with_parent {
@@ -152,7 +152,7 @@ struct Driver<'a> {
     /// Reaped, unless a debugger still has it.
     dead_keeper: Option<Identity>,
     adoption: Option<Adoption<Bounded<Lineage>>>,
-    /// The command's directory, which the keeper removes; ours to end and remove when that one is dead.
+    /// The command's directory, ours to remove after the keeper's last word, and to end as well when that one is dead.
     group: Option<Cgroup>,
     awake: Awake,
     left: Vec<Named>,
@@ -327,7 +327,19 @@ impl Driver<'_> {
         if is_dead && self.keeper.is_some() { self.keeper_gone() } else { None }
     }
 
+    /// Removes the command's directory, if it lets itself be removed at once.
+    ///
+    /// HAZARD(forged-word): done before the word is known to be the keeper's, since it does no harm if it is not. Only an
+    /// empty directory goes, and nobody enters it after that.
+    fn remove_empty_group(&mut self) {
+        self.group.take_if(|group| group.remove(Instant::now()).is_ok());
+    }
+
     fn hear(&mut self, notice: &Notice) -> Option<Outcome> {
+        if matches!(notice, Notice::Ended(end) if end.left == 0) {
+            // While the keeper exits.
+            self.remove_empty_group();
+        }
         match notice {
             Notice::Started { leader } => {
                 self.leader = Some(*leader);
@@ -357,6 +369,9 @@ impl Driver<'_> {
             Notice::Ended(end) => {
                 self.out_of_memory = end.out_of_memory.filter(|_| limits::is_by_kill(end.exit));
                 self.keeps_record = end.left > 0;
+                if let Some(group) = self.group.take_if(|_| end.left == 0) {
+                    cgroup::remove(&group);
+                }
                 self.close_record();
                 // The keeper exits right after its last word; it is reaped so that our parent, should it be a
                 // subreaper that counts, never sees it.

@@ -4,6 +4,7 @@
 //! Handles HAZARD(sigchld-ignored) and, for the ties, HAZARD(keeper-stopped).
 
 use std::ffi::OsString;
+use std::os::fd::OwnedFd;
 
 use lariat::ledger::command::{CommandLedger, OpenRecord, Place};
 use lariat::ledger::record::RunId;
@@ -11,6 +12,7 @@ use lariat::process::Mark;
 use lariat_keeper::contain::cgroup;
 use lariat_keeper::contain::choose;
 use lariat_keeper::contain::limits::NoLimits;
+use lariat_keeper::entry::{Holdings, become_keeper};
 use lariat_keeper::stop::StopPlan;
 use lariat_keeper::wire::Plan;
 use lariat_sys::cgroup::Cgroup;
@@ -55,6 +57,13 @@ pub(super) fn fork_keeper(options: &RunOptions) -> Result<Option<Forked>, RunErr
     }
     spawn::fork_isolated(&Namespaces::choose())
         .map_err(|SpawnError { step, errno }| RunError::Isolate { step, errno: errno.raw_os_error() })
+}
+
+/// Is the keeper that was forked. It shares its start and its end with us: we write the record while it prepares the
+/// command, which waits for our word, and remove the command's directory while it exits.
+pub(super) fn be_keeper(plan: Plan, control: OwnedFd, holdings: Holdings) -> ! {
+    let holdings = Holdings { leaves_cgroup: true, waits: true, ..holdings };
+    process::exit_now(become_keeper(plan, control, holdings))
 }
 
 /// How things were when lariat began, which is how the command has to find them.

@@ -20,65 +20,87 @@ const REQUEST: usize = 56;
 /// Room for one answer: the kernel fills up to 32 KiB at a time.
 const ANSWER_MAX: usize = 64 << 10;
 
-/// Appends the listening sockets of one table.
-pub(super) fn listeners(table: Table, found: &mut Vec<Listener>) -> Result<()> {
-    let socket = open()?;
-    let before = found.len();
-    for attempt in 1..=ATTEMPTS_MAX {
-        found.truncate(before);
-        request(&socket, table, attempt as u32)?;
-        // The last attempt counts as it is: on a machine where sockets never stop changing, nothing is better.
-        if answers(&socket, table, attempt as u32, found)? {
-            break;
+/// A conversation with the kernel, and room for its answers. After an error it is of no more use: what the kernel had
+/// begun to say may still be in it.
+pub(super) struct Diag {
+    socket: OwnedFd,
+    /// Asked for as it is: the kernel writes what is read, and pages that nobody writes cost nothing.
+    answer: Vec<u8>,
+    /// Marks the answers to one request.
+    sequence: u32,
+}
+
+impl Diag {
+    /// Begins one.
+    pub(super) fn open() -> Result<Diag> {
+        let kind = libc::SOCK_DGRAM | libc::SOCK_CLOEXEC;
+        // SAFETY: socket(2) takes integers.
+        let socket = call::check(unsafe { libc::socket(libc::AF_NETLINK, kind, libc::NETLINK_SOCK_DIAG) })?;
+        // SAFETY: the kernel has just opened it for us, and nobody else knows it.
+        let socket = unsafe { OwnedFd::from_raw_fd(socket) };
+        Ok(Diag { socket, answer: Vec::with_capacity(ANSWER_MAX), sequence: 0 })
+    }
+
+    /// Appends the listening sockets of one table.
+    pub(super) fn listeners(&mut self, table: Table, found: &mut Vec<Listener>) -> Result<()> {
+        let before = found.len();
+        for _ in 0..ATTEMPTS_MAX {
+            found.truncate(before);
+            self.request(table)?;
+            // The last attempt counts as it is: on a machine where sockets never stop changing, nothing is better.
+            if self.answers(table, found)? {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Asks for a listing.
+    fn request(&mut self, table: Table) -> Result<()> {
+        self.sequence = self.sequence.wrapping_add(1);
+        let (protocol, state) = match table.proto {
+            Proto::Tcp => (libc::IPPROTO_TCP, STATE_LISTEN),
+            Proto::Udp => (libc::IPPROTO_UDP, STATE_UNCONNECTED),
+        };
+        let flags = (libc::NLM_F_REQUEST | libc::NLM_F_DUMP) as u16;
+        let mut message = Vec::with_capacity(HEADER + REQUEST);
+        message.extend(((HEADER + REQUEST) as u32).to_ne_bytes());
+        message.extend(BY_FAMILY.to_ne_bytes());
+        message.extend(flags.to_ne_bytes());
+        message.extend(self.sequence.to_ne_bytes());
+        message.extend(0_u32.to_ne_bytes()); // The kernel fills in our port.
+        message.extend([family(table) as u8, protocol as u8, 0, 0]); // Family, protocol, no extensions, padding.
+        message.extend((1_u32 << state).to_ne_bytes());
+        message.resize(HEADER + REQUEST, 0); // No restriction to certain addresses.
+        // SAFETY: the kernel reads as many bytes as `message` has. An unconnected netlink socket sends to the kernel.
+        let sent = call::retry(|| unsafe {
+            libc::send(self.socket.as_raw_fd(), message.as_ptr().cast(), message.len(), libc::MSG_NOSIGNAL)
+        })?;
+        if sent as usize == message.len() { Ok(()) } else { Err(Errno::BADMSG) }
+    }
+
+    /// Reads answers until the listing is done, and says whether it is consistent.
+    fn answers(&mut self, table: Table, found: &mut Vec<Listener>) -> Result<bool> {
+        let mut is_consistent = true;
+        loop {
+            self.receive()?;
+            if read(&self.answer, table, self.sequence, found, &mut is_consistent)? {
+                return Ok(is_consistent);
+            }
         }
     }
-    Ok(())
-}
 
-fn open() -> Result<OwnedFd> {
-    let kind = libc::SOCK_DGRAM | libc::SOCK_CLOEXEC;
-    // SAFETY: socket(2) takes integers.
-    let socket = call::check(unsafe { libc::socket(libc::AF_NETLINK, kind, libc::NETLINK_SOCK_DIAG) })?;
-    // SAFETY: the kernel has just opened it for us, and nobody else knows it.
-    Ok(unsafe { OwnedFd::from_raw_fd(socket) })
-}
-
-/// Asks for a listing. The sequence number marks its answers.
-fn request(socket: &OwnedFd, table: Table, sequence: u32) -> Result<()> {
-    let (protocol, state) = match table.proto {
-        Proto::Tcp => (libc::IPPROTO_TCP, STATE_LISTEN),
-        Proto::Udp => (libc::IPPROTO_UDP, STATE_UNCONNECTED),
-    };
-    let flags = (libc::NLM_F_REQUEST | libc::NLM_F_DUMP) as u16;
-    let mut message = Vec::with_capacity(HEADER + REQUEST);
-    message.extend(((HEADER + REQUEST) as u32).to_ne_bytes());
-    message.extend(BY_FAMILY.to_ne_bytes());
-    message.extend(flags.to_ne_bytes());
-    message.extend(sequence.to_ne_bytes());
-    message.extend(0_u32.to_ne_bytes()); // The kernel fills in our port.
-    message.extend([family(table) as u8, protocol as u8, 0, 0]); // Family, protocol, no extensions, padding.
-    message.extend((1_u32 << state).to_ne_bytes());
-    message.resize(HEADER + REQUEST, 0); // No restriction to certain addresses.
-    // SAFETY: the kernel reads as many bytes as `message` has. An unconnected netlink socket sends to the kernel.
-    let sent = call::retry(|| unsafe {
-        libc::send(socket.as_raw_fd(), message.as_ptr().cast(), message.len(), libc::MSG_NOSIGNAL)
-    })?;
-    if sent as usize == message.len() { Ok(()) } else { Err(Errno::BADMSG) }
-}
-
-/// Reads answers until the listing is done, and says whether it is consistent.
-fn answers(socket: &OwnedFd, table: Table, sequence: u32, found: &mut Vec<Listener>) -> Result<bool> {
-    let mut buffer = vec![0_u8; ANSWER_MAX];
-    let mut is_consistent = true;
-    loop {
-        // SAFETY: the kernel writes at most as many bytes as `buffer` has; with MSG_TRUNC it says how many there were.
-        let length = call::retry(|| unsafe {
-            libc::recv(socket.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len(), libc::MSG_TRUNC)
-        })?;
-        let answer = buffer.get(..length as usize).ok_or(Errno::MSGSIZE)?;
-        if read(answer, table, sequence, found, &mut is_consistent)? {
-            return Ok(is_consistent);
-        }
+    /// Receives the next answer.
+    fn receive(&mut self) -> Result<()> {
+        self.answer.clear();
+        let (room, socket) = (self.answer.capacity(), self.socket.as_raw_fd());
+        let place = self.answer.as_mut_ptr();
+        // SAFETY: the kernel writes at most as many bytes as there is room for; with MSG_TRUNC it says how many there were.
+        let length = call::retry(|| unsafe { libc::recv(socket, place.cast(), room, libc::MSG_TRUNC) })?;
+        let length = usize::try_from(length).ok().filter(|length| *length <= room).ok_or(Errno::MSGSIZE)?;
+        // SAFETY: the kernel has just written that many bytes, and they fit.
+        unsafe { self.answer.set_len(length) };
+        Ok(())
     }
 }
 

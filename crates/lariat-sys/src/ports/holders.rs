@@ -12,7 +12,7 @@ use rustix::fs::{AtFlags, CWD, Mode, OFlags, RawDir};
 
 use super::text;
 use crate::procfs::{self, ProcPath, Stat};
-use crate::{Result, process, tree};
+use crate::{Errno, Result, process, tree};
 
 /// A parent with more children than that, who is in their session, is a shell or a script with a crowd of jobs: its
 /// other children have nothing to do with the socket of one of them.
@@ -59,7 +59,7 @@ pub fn find_holders(inodes: &[u64]) -> Vec<(u64, i32)> {
             if search.has_all() {
                 break;
             }
-            if is_last || !(1..=few).contains(&count(*pid)) {
+            if !search.has_looked_at(*pid) && (is_last || !(1..=few).contains(&count(*pid))) {
                 search.look(*pid);
             }
         }
@@ -110,6 +110,11 @@ impl Search {
         pids.sort_unstable();
         let is_done = vec![false; pids.len()];
         Self { wanted, found: Vec::new(), pids, is_done }
+    }
+
+    fn has_looked_at(&self, pid: i32) -> bool {
+        let place = self.pids.binary_search(&pid).ok();
+        place.and_then(|place| self.is_done.get(place)).is_some_and(|is_done| *is_done)
     }
 
     /// Looks at a process, unless it was looked at. One that is not on the list is younger than that.
@@ -206,7 +211,7 @@ fn held_in(path: &ProcPath, pid: i32, wanted: &[u64], found: &mut Vec<(u64, i32)
     let directory = rustix::fs::openat(CWD, path.as_c_str(), flags, Mode::empty())?;
     let mut buffer = [MaybeUninit::uninit(); 8192];
     let mut entries = RawDir::new(directory.as_fd(), &mut buffer);
-    let mut has_any = false;
+    let (mut has_any, before) = (false, found.len());
     while let Some(entry) = entries.next() {
         let entry = entry?;
         if entry.file_name().to_bytes().starts_with(b".") {
@@ -215,11 +220,20 @@ fn held_in(path: &ProcPath, pid: i32, wanted: &[u64], found: &mut Vec<(u64, i32)
         has_any = true;
         // The longest name of a socket is `socket:[` and 20 digits.
         let mut target = [0_u8; 64];
-        let Ok(length) = rustix::fs::readlinkat_raw(&directory, entry.file_name(), &mut target[..]) else {
-            continue;
+        let length = match rustix::fs::readlinkat_raw(&directory, entry.file_name(), &mut target[..]) {
+            Ok(length) => length,
+            // The right to look is one to the process, and none of the others is told either.
+            Err(Errno::ACCESS) => break,
+            Err(_) => continue,
         };
         let inode = text::socket(target.get(..length).unwrap_or_default());
-        found.extend(inode.filter(|inode| wanted.binary_search(inode).is_ok()).map(|inode| (inode, pid)));
+        let Some(inode) = inode.filter(|inode| wanted.binary_search(inode).is_ok()) else { continue };
+        found.push((inode, pid));
+        // A server listens first and has its connections after that: there may be thousands, and there is no more to know.
+        let of_it = found.get(before..).unwrap_or_default();
+        if wanted.iter().all(|inode| of_it.iter().any(|(found, _)| found == inode)) {
+            break;
+        }
     }
     Ok(Some(has_any))
 }
