@@ -17,6 +17,7 @@ use std::ffi::OsStr;
 use std::fmt;
 use std::fs;
 use std::io::{self, Read as _, Write as _};
+use std::ops::Range;
 use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::time::{Duration, Instant};
@@ -114,6 +115,8 @@ struct Thread {
 struct Process {
     who: Who,
     calls: Vec<u64>,
+    /// During which steps of the supervisor it was there.
+    life: Range<usize>,
 }
 
 /// A traced command.
@@ -195,7 +198,7 @@ impl Trace {
             running,
             subject: (file.dev(), file.ino()),
             threads: BTreeMap::from([(pid, Thread { process: pid, call: None })]),
-            processes: BTreeMap::from([(pid, Process { who: top, calls: Vec::new() })]),
+            processes: BTreeMap::from([(pid, Process { who: top, calls: Vec::new(), life: 0..usize::MAX })]),
             early: Vec::new(),
             keepers: 0,
             strike,
@@ -270,6 +273,19 @@ impl Trace {
         self.processes.values().flat_map(of).collect()
     }
 
+    /// Returns during which steps of the supervisor this process was there.
+    #[must_use]
+    pub fn life_of(&self, who: Who) -> Option<Range<usize>> {
+        self.processes.values().find(|process| process.who == who).map(|process| process.life.clone())
+    }
+
+    fn supervisor_steps(&self) -> usize {
+        self.processes
+            .values()
+            .find(|process| process.who == Who::Supervisor)
+            .map_or(0, |one| one.calls.len())
+    }
+
     /// Returns how many system calls each process has made.
     #[must_use]
     pub fn calls(&self) -> BTreeMap<Who, usize> {
@@ -307,9 +323,18 @@ impl Trace {
         false
     }
 
+    fn thread_ended(&mut self, tid: i32) {
+        let Some(Thread { process, .. }) = self.threads.remove(&tid) else { return };
+        let steps = self.supervisor_steps();
+        let was_last = !self.threads.values().any(|thread| thread.process == process);
+        if let Some(process) = self.processes.get_mut(&process).filter(|_| was_last) {
+            process.life.end = steps;
+        }
+    }
+
     fn changed(&mut self, (tid, status): Change) {
         if !libc::WIFSTOPPED(status) {
-            self.threads.remove(&tid);
+            self.thread_ended(tid);
             return self.early.retain(|early| *early != tid);
         }
         let Some(thread) = self.threads.get_mut(&tid) else { return self.early.push(tid) };
@@ -375,7 +400,8 @@ impl Trace {
                     Who::Keeper(self.keepers - 1)
                 }
             };
-            self.processes.insert(own, Process { who, calls: Vec::new() });
+            let life = self.supervisor_steps()..usize::MAX;
+            self.processes.insert(own, Process { who, calls: Vec::new(), life });
         }
         if let Some(at) = self.early.iter().position(|early| *early == tid) {
             self.early.swap_remove(at);
