@@ -59,11 +59,15 @@ impl Crashed {
     /// Looks who is left, without whoever belongs to another run that is alive.
     #[must_use]
     pub fn look(mut self, living: &Living) -> Self {
+        self.spare(living);
+        self.look_again();
+        self
+    }
+
+    fn spare(&mut self, living: &Living) {
         self.living = living.clone();
         // Who holds its lock is us: to whoever looks from elsewhere that is a run that somebody is ending.
         self.living.marks.remove(self.clues.run.as_str());
-        self.look_again();
-        self
     }
 
     /// Returns it with this note, or nothing where nobody is left, not even somebody who may be its.
@@ -83,7 +87,7 @@ impl Crashed {
     /// Looks who is left among processes that were read already.
     #[must_use]
     pub fn look_in(mut self, snapshot: &mut Snapshot) -> Self {
-        self.living = snapshot.living.clone();
+        self.spare(&snapshot.living);
         self.findings = recover::survey_in(&self.clues, snapshot);
         self
     }

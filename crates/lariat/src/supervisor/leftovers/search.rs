@@ -274,6 +274,9 @@ impl Search {
     /// Makes sure that nobody is left of those of whom nobody was found: one look proves nothing.
     fn settle(&mut self) {
         let open: Vec<&mut Leftover> = self.leftovers.iter_mut().filter(|one| !one.is_settled()).collect();
+        if open.is_empty() {
+            return;
+        }
         let sets: Vec<FoundSet> = open.iter().map(|leftover| leftover.set()).collect();
         for (leftover, findings) in open.into_iter().zip(FoundSet::look_until_settled(&sets)) {
             leftover.found(findings);
