@@ -267,6 +267,11 @@ fn what_no_record_knows_is_found_by_its_directory() {
     // A directory with such a name that is somebody else's.
     let foreign = arena.boundary().expect("it is there").path().join("lariat-00000000000000aa.web.0");
     fs::create_dir(&foreign).expect("root may");
+    // One who says that whoever is above everybody has him in hand hides nobody else by that.
+    let above = lariat_sys::identity::Identity::current();
+    let forger = user.runs(arena.command("/bin/sleep").arg("60").own_session());
+    let forger = forger.env("LARIAT_RUN", "00000000000000bb");
+    let forger = forger.env("LARIAT_SUPERVISOR", format!("{}.{}", above.pid, above.start)).start();
     let sweep = |args: &[&str]| user.runs(lariat(&arena, args)).run().expect(0);
     let disguised = lost.pid("disguised");
     let elsewhere = arena.dir().join("elsewhere");
@@ -291,6 +296,8 @@ fn what_no_record_knows_is_found_by_its_directory() {
     assert!(said(&swept).contains("removed 1 cgroup directory"), "{}", said(&swept));
     assert!(alive.is_alive() && is_alive(living.pid("disguised")) && is_alive(living.pid("leader")));
     assert_eq!(inner(&arena).len(), 2, "{:?}", inner(&arena));
+    forger.signal(libc::SIGKILL);
+    forger.wait();
     alive.signal(libc::SIGTERM);
     alive.wait();
     assert_eq!(inner(&arena), [foreign]);

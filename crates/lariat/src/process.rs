@@ -1,9 +1,10 @@
 //! What is known of a process from outside: its mark, its age, its command.
 //!
-//! The mark is what every process of a run carries: variables of its environment. It survives exec, daemons and new
-//! sessions, and is lost with `env -i`, `sudo`, or a program that overwrites its own environment. It is the block a process was *started* with that is read, so nobody can take it off afterwards by
-//! unsetting the variable. Another user's process can be read by root alone. A hint where processes are looked for, and
-//! never a proof that none is left.
+//! The mark is what every process of a run carries: variables of its environment. Of a run inside another one they are
+//! the outer one's, and a command for which no record can be had adds none. It survives exec, daemons and new sessions,
+//! and is lost with `env -i`, `sudo`, or a program that overwrites its own environment. It is the block a process was
+//! *started* with that is read, so nobody can take it off afterwards by unsetting the variable. Another user's process
+//! can be read by root alone. A hint where processes are looked for, and never a proof that none is left.
 
 use std::time::Duration;
 

@@ -148,7 +148,10 @@ impl Runs {
         let is_alive =
             |run: &&KnownRun| matches!(run.state, State::Alive | State::Finishing) || self.is_unanswered(run);
         // A run inside another one carries that one's mark, and is part of it: of its life, and of what it leaves.
-        for run in self.known.iter().filter(is_alive).filter(|run| run.inside.is_none()) {
+        // What a process says of its supervisor keeps its own run from being ended, and hides nobody of another one.
+        let is_hearsay = |run: &&KnownRun| run.kind == Kind::Lost && run.supervisor.is_some();
+        let alive = self.known.iter().filter(is_alive).filter(|run| run.inside.is_none());
+        for run in alive.filter(|run| !is_hearsay(run)) {
             living.marks.insert(run.run.to_string());
             living.own.extend(run.supervisor);
             living.own.extend(&run.keepers);

@@ -41,10 +41,16 @@ fn marks_that_nobody_knows_are_lost_unless_a_keeper_or_a_supervisor_has_them() {
         keeper.clone(),
         Process { ppid: 400, ..of_another(401) },
         // What lost its keeper, and who is still below one.
-        Process { supervisor: Some(supervisor), ..of_third(303) },
+        Process { supervisor: Some(supervisor), ppid: 500, ..of_third(303) },
         Process { ppid: 400, ..of_third(304) },
         foreign(Process { mark: Some(Mark { run: "x".into(), ..Mark::default() }), ..process(302) }),
     ];
+    // Who names one that he is not below, or init, which everybody is.
+    for named in [Identity::new(600, 40), Identity::new(1, 1)] {
+        let forger = Process { supervisor: Some(named), ..of_third(305) };
+        let marks = snapshot(&[forger, process(600)]).unknown_marks(&BTreeSet::new());
+        assert_eq!(marks, [(THIRD.to_owned(), Guard::Nobody)].into(), "{named:?}");
+    }
     let mut snapshot = snapshot(&processes);
     let marks = snapshot.unknown_marks(&BTreeSet::new());
     let expected = [(RUN, Guard::Nobody), (ANOTHER, Guard::Keeper), (THIRD, Guard::Supervisor(supervisor))];

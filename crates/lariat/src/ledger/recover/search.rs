@@ -395,6 +395,12 @@ impl Snapshot {
         keepers.filter(is_above).map(|keeper| keeper.identity).collect()
     }
 
+    /// Says whether this process is below the supervisor that it names, as what has lost its keeper is. Everybody who has lost
+    /// his parent is below init, whose word says nothing.
+    fn has_in_hand(&self, supervisor: Identity, process: &Process) -> bool {
+        supervisor.pid > 1 && self.with_descendants(vec![supervisor.pid]).contains(&process.identity.pid)
+    }
+
     /// Returns the marks that processes of our user carry and that are not in `known`, each with what is known of the run.
     #[must_use]
     pub fn unknown_marks(&self, known: &BTreeSet<String>) -> BTreeMap<String, Guard> {
@@ -407,7 +413,7 @@ impl Snapshot {
             };
             let is_kept =
                 below_keepers.contains(&process.identity.pid) || self.living.own.contains(&process.identity);
-            let guard = match process.supervisor {
+            let guard = match process.supervisor.filter(|supervisor| self.has_in_hand(*supervisor, process)) {
                 Some(supervisor) => Guard::Supervisor(supervisor),
                 None if is_kept => Guard::Keeper,
                 None => Guard::Nobody,
@@ -426,7 +432,7 @@ pub enum Guard {
     Nobody,
     /// One who carries the mark is below a keeper, or is lariat's own.
     Keeper,
-    /// The supervisor that one of them names.
+    /// The supervisor that one of them names and is below.
     Supervisor(Identity),
 }
 

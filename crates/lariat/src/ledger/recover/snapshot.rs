@@ -44,7 +44,7 @@ pub struct Process {
     pub is_unit: bool,
     /// The mark in its environment, if it has one that could be read.
     pub mark: Option<Mark>,
-    /// The supervisor that the mark names, if that is alive: it has in hand whatever carries the mark, for no list may say so.
+    /// The supervisor that the mark names, if that is alive. Anybody can write one into his environment.
     pub supervisor: Option<Identity>,
     /// Where it works, if it has a mark: read at once, for it may be gone when that is asked for.
     pub dir: Option<PathBuf>,
