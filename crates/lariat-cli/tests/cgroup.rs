@@ -142,6 +142,33 @@ fn who_is_moved_in_from_outside_ends_with_the_command() {
     }
 }
 
+/// They are no children of the keeper, and outlive a leader that ends by itself as its children do.
+#[test]
+fn who_is_moved_in_is_counted_and_named_as_one_who_outlives_the_leader() {
+    let Some(arena) = Arena::bounded() else { return };
+    let facts = arena.facts("f");
+    let line = fixture::line("alone", &facts, "--manner graceful");
+    let stack = Stack::new(&arena, LARIAT, "project", &format!("[service.web]\nrun = '{line}'\n"));
+    let up = stack.up(&arena);
+    let strangers =
+        [600, 601].map(|time| arena.command("/bin/sleep").arg(time.to_string()).own_session().start());
+    let directories = arena.boundary().expect("it is there").inner();
+    let entrance = directories.first().expect("the service has one").join("cgroup.procs");
+    for stranger in &strangers {
+        std::fs::write(&entrance, stranger.pid().to_string()).expect("we may move our own");
+    }
+    Seen::of(facts.pid("leader")).expect("it is alive").kill();
+    up.wait();
+    let events = stack.events();
+    assert!(events.contains("\"event\":\"stragglers-found\",\"service\":\"web\",\"alive\":2"), "{events}");
+    for stranger in strangers {
+        assert!(events.contains(&format!("\"pid\":{},\"name\":\"sleep\"", stranger.pid())), "{events}");
+        assert_eq!(stranger.wait().signal(), Some(libc::SIGTERM));
+    }
+    assert_eq!(inner(&arena), 0);
+    arena.finish();
+}
+
 #[test]
 fn a_commands_directory_goes_with_it_whoever_is_left_to_remove_it() {
     for victim in [None, Some("lariat"), Some("its keeper")] {

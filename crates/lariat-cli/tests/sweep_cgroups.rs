@@ -11,6 +11,8 @@ use std::path::PathBuf;
 use crash::{
     LARIAT, User, at_runtime, crash, is_alive, kill_at_once, lariat, names, project, said, wait_records,
 };
+use lariat::process::Mark;
+use lariat_sys::identity::Identity;
 use lariat_testkit::census::{self, Seen};
 use lariat_testkit::{Arena, Command, Facts, PATIENCE, Running, fixture, wait_until};
 
@@ -257,8 +259,7 @@ fn what_no_record_knows_is_found_by_its_directory() {
     // What carries the mark is gone, so is the record: the disguised one and a name in the hierarchy are left.
     let leaders = [lost.pid("leader"), deserted_facts.pid("leader")];
     leaders.iter().filter_map(|pid| Seen::of(*pid)).for_each(|seen| seen.kill());
-    let are_gone = || leaders.iter().all(|pid| !is_alive(*pid));
-    wait_until("their end", PATIENCE, || are_gone().then_some(()));
+    wait_until("their end", PATIENCE, || (!leaders.iter().any(|pid| is_alive(*pid))).then_some(()));
     at_runtime(&arena).iter().for_each(|path| fs::remove_file(path).expect("root may"));
     let alive = start(&living, &["disguised", "--manner", "stubborn"]);
     // Alive, and known to nobody: its lock is what says so.
@@ -268,10 +269,10 @@ fn what_no_record_knows_is_found_by_its_directory() {
     let foreign = arena.boundary().expect("it is there").path().join("lariat-00000000000000aa.web.0");
     fs::create_dir(&foreign).expect("root may");
     // One who says that whoever is above everybody has him in hand hides nobody else by that.
-    let above = lariat_sys::identity::Identity::current();
+    let above = Identity::current();
+    let mark = Mark::variables("00000000000000bb", above).into_iter();
     let forger = user.runs(arena.command("/bin/sleep").arg("60").own_session());
-    let forger = forger.env("LARIAT_RUN", "00000000000000bb");
-    let forger = forger.env("LARIAT_SUPERVISOR", format!("{}.{}", above.pid, above.start)).start();
+    let forger = mark.fold(forger, |forger, (name, value)| forger.env(name, value)).start();
     let sweep = |args: &[&str]| user.runs(lariat(&arena, args)).run().expect(0);
     let disguised = lost.pid("disguised");
     let elsewhere = arena.dir().join("elsewhere");

@@ -9,7 +9,6 @@
 use std::collections::VecDeque;
 use std::ffi::CString;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
 use std::time::{Duration, Instant};
 
 use lariat_sys::cgroup::Cgroup;
@@ -318,9 +317,13 @@ impl Driver {
         end
     }
 
-    /// Says whether there is no child but the leader's zombie, and so no living descendant.
+    /// Says whether there is no child but the leader's zombie, and so no living descendant, nor anybody in the cgroup who was
+    /// moved there: whoever is has to be counted and named before the leader is reaped.
     fn is_leader_the_last(&mut self) -> bool {
-        self.leader_exit.is_some() && !self.is_leader_reaped && self.members.inner().is_without_orphans()
+        self.leader_exit.is_some()
+            && !self.is_leader_reaped
+            && self.members.inner().is_without_orphans()
+            && self.members.are_groups_empty()
     }
 
     /// Sees that nobody is left without walking.
@@ -412,8 +415,7 @@ impl Driver {
             record::append(ends.as_fd(), subject, &end, &self.left);
         }
         if let (Some(record), true) = (&self.parts.record, self.is_alone && end.left == 0) {
-            // A record that stays names identities that are dead.
-            let _ = std::fs::remove_file(std::ffi::OsStr::from_bytes(record.to_bytes()));
+            record::forget(record);
         }
         self.say(Notice::Ended(end));
         let deadline = Instant::now() + LAST_WORD_WITHIN;

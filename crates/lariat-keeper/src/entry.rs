@@ -22,6 +22,7 @@ use crate::contain::{cgroup, choose};
 use crate::driver::{Driver, Parts, catch_children};
 use crate::machine::Machine;
 use crate::names::Names;
+use crate::record;
 use crate::store::{Drain, Output, Stage};
 use crate::wire::{GO_AHEAD, Notice, Plan};
 use crate::{KEEPER_ARG0, PROBE_ARG0};
@@ -174,6 +175,10 @@ fn hold(plan: Plan, control: OwnedFd, mut holdings: Holdings, before_the_wait: i
     match start(&plan, &control, &mut holdings) {
         Err(SpawnError { step, errno }) => {
             holdings.leave_cgroup();
+            if let Some(record) = plan.record.as_ref().filter(|_| errno == Errno::CANCELED) {
+                // There was no command, and nobody else is left to say so.
+                record::forget(record);
+            }
             let notice = Notice::SpawnFailed { step, errno: errno.raw_os_error() };
             // A supervisor that is gone needs no answer.
             let _ = sockets::send(&control, &notice.encode());

@@ -4,9 +4,11 @@
 //! (write(2) on a descriptor with `O_APPEND`; the line stays below [`RECORD_MAX`]). The next command that looks at
 //! the run makes its report of them. Written by hand since the keeper links no serialiser; read by the library.
 
+use std::ffi::{CStr, OsStr};
 use std::fmt::Write as _;
 use std::io::Write as _;
 use std::os::fd::BorrowedFd;
+use std::os::unix::ffi::OsStrExt as _;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use lariat_sys::identity::Identity;
@@ -30,6 +32,12 @@ pub struct Subject<'a> {
     pub keeper: Identity,
     /// The leader.
     pub leader: Identity,
+}
+
+/// Removes the record of a command of which nothing is left: it would name identities that are dead.
+pub(crate) fn forget(record: &CStr) {
+    // One that cannot be removed is closed by the next sweep.
+    let _ = std::fs::remove_file(OsStr::from_bytes(record.to_bytes()));
 }
 
 /// Appends the record of one end to `file`. An error is swallowed: the process that would be told is dead, and the

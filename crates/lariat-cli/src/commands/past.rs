@@ -76,6 +76,14 @@ fn in_the_way(report: &Report) -> Option<Failure> {
     } else if report::is_only_unseen(report) {
         let message = "what is left of the last run is not known, so nothing was started";
         Some(Failure::new(ExitCode::Trouble, message).hint(report::BLIND_HINT))
+    } else if report::is_only_the_ledger(report) {
+        let failure =
+            Failure::new(ExitCode::Trouble, "nothing is left of the last run, but it could not be closed");
+        Some(
+            failure.hint(
+                "`.lariat` in the project has to take a file: see its disk and its owner, then try again",
+            ),
+        )
     } else {
         let failure = Failure::new(ExitCode::Left, "something of the last run is left");
         Some(failure.hint("end it by hand as shown, then try again"))

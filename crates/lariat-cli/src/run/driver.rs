@@ -93,10 +93,12 @@ pub(crate) fn run(options: &RunOptions) -> Result<Ended, RunError> {
     drop((theirs, us, outside));
     files::set_nonblocking(&ours, true).map_err(own("prepare the socket"))?;
     let keeper = Keeper::from_fork(child.identity, ours, child.pidfd);
-    // While the keeper prepares the start. INVARIANT: there is no command without a record.
+    // While the keeper prepares the start. INVARIANT: no command begins before its record was tried to be written.
     let record = write_record(options, me, stop, group.as_ref());
-    // A keeper that cannot be told is gone, and its death is an event of its own.
-    let _ = keeper.go_ahead();
+    if keeper.go_ahead().is_err() {
+        // Mostly it is gone. One that cannot be told, for want of memory, would wait for ever; its death is an event of its own.
+        let _ = keeper.pidfd().signal(Signal::KILL);
+    }
     let hears_hangup = !before.ignored.contains(Signal::HUP);
     let mut machine = Machine::new(options.grace, hears_hangup);
     if options.has_lifeline || options.dies_with_parent {
@@ -329,10 +331,11 @@ impl Driver<'_> {
 
     /// Removes the command's directory, if it lets itself be removed at once.
     ///
-    /// HAZARD(forged-word): done before the word is known to be the keeper's, since it does no harm if it is not. Only an
-    /// empty directory goes, and nobody enters it after that.
+    /// HAZARD(forged-word): done before the word is known to be the keeper's, since it does no harm if it is not. Only empty
+    /// directories go, and not before the leader was born in it.
     fn remove_empty_group(&mut self) {
-        self.group.take_if(|group| group.remove(Instant::now()).is_ok());
+        let was_entered = self.leader.is_some();
+        self.group.take_if(|group| was_entered && group.remove(Instant::now()).is_ok());
     }
 
     fn hear(&mut self, notice: &Notice) -> Option<Outcome> {

@@ -106,7 +106,9 @@ impl Narrator {
                 self.stopping.push((service.clone(), now + *grace));
                 self.remind_at = again_at;
             }
-            EventKind::ServiceEnded(end) => self.stopping.retain(|(service, _)| *service != end.service),
+            EventKind::ServiceEnded(ServiceEnded { service, .. }) | EventKind::ServiceKilled { service } => {
+                self.stopping.retain(|(stopping, _)| stopping != service);
+            }
             EventKind::StartupFinished { .. } | EventKind::ShutdownForced | EventKind::PhaseEnded { .. } => {
                 self.remind_at = None;
             }
@@ -434,9 +436,10 @@ mod tests {
         let said = narrator.remind(stopped + Duration::from_millis(2_100));
         assert_eq!(said, "      waiting at most 6 s, then KILL (Ctrl-C: at once): s1, s2\n");
         narrator.tell(&ended("s2", 0), stopped + secs(3));
-        let said = narrator.remind(stopped + Duration::from_millis(12_100));
-        assert_eq!(said, "      waiting at most 0 s, then KILL (Ctrl-C: at once): s1\n");
-        narrator.tell(&EventKind::ShutdownForced, stopped + secs(13));
+        narrator.tell(&EventKind::ServiceKilled { service: name(1) }, stopped + secs(5));
+        assert_eq!(narrator.remind(stopped + secs(13)), "", "one is gone, one is killed");
+        narrator.tell(&EventKind::ServiceStopping { service: name(3), grace: secs(8) }, stopped + secs(14));
+        narrator.tell(&EventKind::ShutdownForced, stopped + secs(15));
         assert_eq!(narrator.remind(stopped + secs(99)), "");
     }
 

@@ -112,7 +112,7 @@ pub(crate) fn is_only_unseen(report: &Report) -> bool {
 }
 
 /// Everything is proven gone, and only the disk did not take the last word about it.
-fn is_only_the_ledger(report: &Report) -> bool {
+pub(crate) fn is_only_the_ledger(report: &Report) -> bool {
     has_nothing_to_show(report) && !report.is_blind && !report.is_ledger_closed
 }
 
