@@ -86,6 +86,8 @@ const SETTLES_AFTER: Duration = Duration::from_millis(50);
 const SETTLES_AFTER_A_MISS: Duration = Duration::from_millis(400);
 /// So many looks in a row have to find nobody then, however long each takes on a busy machine.
 const LOOKS_MIN: u32 = 8;
+/// For so long a look that could not be taken is tried again.
+const BLIND_WITHIN: Duration = Duration::from_millis(200);
 /// The pause between two looks that find nobody.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 
@@ -282,18 +284,24 @@ impl FoundSet {
     /// (HAZARD(fork-while-walking)).
     #[must_use]
     pub fn look_until_settled(sets: &[FoundSet]) -> Vec<Findings> {
-        let until = Instant::now() + SETTLES_AFTER;
+        let mut until = Instant::now() + SETTLES_AFTER;
+        let give_up_at = Instant::now() + BLIND_WITHIN;
+        let mut looks = 0;
         let mut found: Vec<Findings> = sets.iter().map(|_| Findings::nobody()).collect();
         let is_open = |found: &Findings| {
             found.certain.is_empty() && !matches!(found.reach, Reach::OtherBoot | Reach::OtherNamespace)
         };
-        for looks in 1.. {
+        loop {
             let mut snapshot = Snapshot::take(&Living::default());
             for (set, found) in sets.iter().zip(&mut found).filter(|(_, found)| is_open(found)) {
                 *found = set.look_among(&mut snapshot);
             }
             let now = Instant::now();
-            if (now >= until && looks >= LOOKS_MIN) || !found.iter().any(is_open) {
+            // A look that saw nothing proves nothing (HAZARD(shut-proc)), nor do those before it.
+            (looks, until) = if snapshot.is_ok() { (looks + 1, until) } else { (0, now + SETTLES_AFTER) };
+            let is_settled = now >= until && looks >= LOOKS_MIN;
+            let is_blind = snapshot.is_err() && now >= give_up_at;
+            if is_settled || is_blind || !found.iter().any(is_open) {
                 break;
             }
             // It fails only for want of memory; then the looks follow each other without a pause.

@@ -22,7 +22,6 @@ use crate::ledger::recover::{Clues, Found};
 use crate::ledger::store::{self, Loaded};
 use crate::ledger::{LedgerError, StateDir, answers};
 use crate::ports::{self, Holder, HolderProcess, PortError};
-use crate::process::Mark;
 use crate::shutdown::endings::{Ended, Pace, end_all};
 use crate::shutdown::found::FoundSet;
 
@@ -93,10 +92,10 @@ impl Life {
     }
 }
 
-/// Finds out whether lariat is at work for a run, of which `process` is one. Takes nothing, not even the lock. Blocks for
-/// some seconds at most where the project's file system does not answer ([`answers::deaf`]).
+/// Finds out whether lariat is at work for a run, of which `process` is one, whose mark names this supervisor. Takes nothing,
+/// not even the lock. Blocks for some seconds at most where the project's file system does not answer ([`answers::deaf`]).
 #[must_use]
-pub fn life_of(run: &RunId, dirs: &UserDirs, process: Identity) -> Life {
+pub fn life_of(run: &RunId, dirs: &UserDirs, process: Identity, named: Option<Identity>) -> Life {
     let entry = entry_of(run, dirs);
     let boot = BootId::read().ok().map(|boot| boot.to_string());
     if let Some(entry) = &entry
@@ -118,11 +117,15 @@ pub fn life_of(run: &RunId, dirs: &UserDirs, process: Identity) -> Life {
     if let Some(guard) = records.flat_map(CommandRecord::guards).find(Identity::is_alive) {
         return Life::Command { guard };
     }
-    let named = Mark::of(process.pid).and_then(|mark| mark.supervisor).filter(Identity::is_alive);
-    match (named, keeper_above(process)) {
-        (Some(supervisor), _) => Life::Supervised { supervisor },
-        (None, Some(keeper)) => Life::Kept { keeper },
-        (None, None) => Life::Over { root },
+    // Anybody may name one. Who has lost his keeper is below his supervisor, and init, which everybody is below, is none.
+    let is_named = |stat: &procfs::Stat| stat.pid > 1 && named == Some(stat.identity());
+    let is_keeper = |stat: &procfs::Stat| stat.comm.as_bytes().starts_with(KEEPER);
+    if let Some(supervisor) = from_here_up(process.pid).find(is_named) {
+        return Life::Supervised { supervisor: supervisor.identity() };
+    }
+    match from_here_up(process.pid).find(is_keeper) {
+        Some(keeper) => Life::Kept { keeper: keeper.identity() },
+        None => Life::Over { root },
     }
 }
 
@@ -154,11 +157,10 @@ fn life_in(run: &RunId, entry: &IndexEntry, boot: Option<&str>) -> Option<Life> 
     })
 }
 
-fn keeper_above(process: Identity) -> Option<Identity> {
-    let above = |stat: &procfs::Stat| procfs::read_stat(stat.ppid).ok().flatten();
-    let first = procfs::read_stat(process.pid).ok().flatten()?;
-    let mut chain = std::iter::successors(Some(first), above).take(ABOVE_MAX);
-    chain.find(|stat| stat.comm.as_bytes().starts_with(KEEPER)).map(|stat| stat.identity())
+/// Returns a process and all above it. Bounded: parents that are read one after the other may lead in circles.
+fn from_here_up(pid: i32) -> impl Iterator<Item = procfs::Stat> {
+    let read = |pid: i32| procfs::read_stat(pid).ok().flatten();
+    std::iter::successors(read(pid), move |stat| read(stat.ppid)).take(ABOVE_MAX)
 }
 
 /// Who we are, to those who hold ports.
@@ -180,10 +182,7 @@ impl Standpoint {
     /// Looks from the calling process.
     #[must_use]
     pub fn own() -> Self {
-        let above = |stat: &procfs::Stat| procfs::read_stat(stat.ppid).ok().flatten();
-        let own = procfs::read_stat(lariat_sys::process::pid()).ok().flatten();
-        // Bounded: parents that are read one after the other may lead in circles.
-        let above = std::iter::successors(own, above).take(ABOVE_MAX).map(|stat| stat.pid).collect();
+        let above = from_here_up(lariat_sys::process::pid()).map(|stat| stat.pid).collect();
         Self { above, ..Self::of_user() }
     }
 }
@@ -339,14 +338,14 @@ pub fn wait_until_free(
 
 /// Returns the runs whose marks are believed, each with one of its processes and the services that hold something.
 #[must_use]
-pub fn runs_of(
-    holders: &[Holder],
+pub fn runs_of<'a>(
+    holders: &'a [Holder],
     from: &Standpoint,
-) -> BTreeMap<RunId, (Identity, BTreeSet<Option<String>>)> {
-    let mut runs: BTreeMap<RunId, (Identity, BTreeSet<Option<String>>)> = BTreeMap::new();
+) -> BTreeMap<RunId, (&'a HolderProcess, BTreeSet<Option<String>>)> {
+    let mut runs: BTreeMap<RunId, (&HolderProcess, BTreeSet<Option<String>>)> = BTreeMap::new();
     for process in holders.iter().flat_map(|holder| &holder.processes) {
         if let Standing::Marked { run, service } = standing(process, from) {
-            let entry = runs.entry(run).or_insert_with(|| (process.identity, BTreeSet::new()));
+            let entry = runs.entry(run).or_insert_with(|| (process, BTreeSet::new()));
             entry.1.insert(service);
         }
     }
@@ -422,7 +421,7 @@ mod tests {
         ];
         let runs = runs_of(&holders, &standpoint());
         let (first, services) = &runs[&RunId::try_from(RUN.to_owned()).unwrap()];
-        assert_eq!(first.pid, 70);
+        assert_eq!(first.identity.pid, 70);
         assert_eq!(services, &BTreeSet::from([None, Some("web".to_owned())]));
         assert_eq!(runs.len(), 1);
     }
@@ -434,7 +433,7 @@ mod tests {
         let dirs = UserDirs { runtime: path("runtime"), state: path("state"), home: None };
         std::fs::create_dir(place.path().join("runtime")).unwrap();
         let (run, me) = (RunId::new_random().unwrap(), Identity::current());
-        let life = || life_of(&run, &dirs, me);
+        let life = || life_of(&run, &dirs, me, None);
         assert_eq!(life(), Life::Over { root: None });
 
         let root = place.path().join("project");
@@ -472,8 +471,19 @@ mod tests {
         let ledger = command::CommandLedger::choose(&dirs, Some(guarded.clone())).unwrap();
         let place = command::Place { command: vec!["x".into()], ..command::Place::default() };
         ledger.write(me, lariat_keeper::stop::StopPlan::default(), place).unwrap();
-        assert_eq!(life_of(&guarded, &dirs, me), Life::Command { guard: me });
+        assert_eq!(life_of(&guarded, &dirs, me, None), Life::Command { guard: me });
         ledger.remove();
-        assert_eq!(life_of(&guarded, &dirs, me), Life::Over { root: None });
+        assert_eq!(life_of(&guarded, &dirs, me, None), Life::Over { root: None });
+
+        // By its mark: who is above it, but not just anybody who is alive, and not init.
+        let parent = Identity::of(lariat_sys::process::parent_pid()).unwrap().unwrap();
+        let named = |one| life_of(&guarded, &dirs, me, Some(one));
+        assert_eq!(named(parent), Life::Supervised { supervisor: parent });
+        let mut other = std::process::Command::new("/bin/sleep").arg("60").spawn().unwrap();
+        let beside = Identity::of(i32::try_from(other.id()).unwrap()).unwrap().unwrap();
+        let init = Identity::of(1).unwrap().unwrap();
+        let lives = [named(beside), named(init)];
+        other.kill().and_then(|()| other.wait()).unwrap();
+        assert_eq!(lives, [Life::Over { root: None }, Life::Over { root: None }]);
     }
 }

@@ -48,7 +48,11 @@ impl Found {
             from = Standpoint::own();
             let dirs = user_dirs();
             let runs = runs_of(&holders, &from).into_iter();
-            lives = runs.map(|(run, (process, _))| (run.clone(), life_of(&run, &dirs, process))).collect();
+            let life = |(run, (process, _)): (RunId, (&HolderProcess, _))| {
+                let named = process.mark.as_ref().and_then(|mark| mark.supervisor);
+                (run.clone(), life_of(&run, &dirs, process.identity, named))
+            };
+            lives = runs.map(life).collect();
         }
         let users = if holders.is_empty() { Users::default() } else { Users::read() };
         Ok(Self { ports: ports.clone(), holders, from, lives, users })
